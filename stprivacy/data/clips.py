@@ -1,0 +1,123 @@
+"""Reading clips out of shards: random windows for training, fixed views for evaluation, only the bytes of the window.
+
+F frames of a video, T frames of a clip, V views, S side of a clip, A attributes.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from stprivacy.config import Clip
+from stprivacy.data.shards import read_index
+from stprivacy.errors import UserError
+from stprivacy.randomness import keyed_seed
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What the numbers of a data set mean."""
+
+    name: str
+    actions: tuple[str, ...]
+    attributes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> "DatasetInfo":
+        """Read `dataset.json`. Raises UserError when there is none."""
+        path = folder / "dataset.json"
+        if not path.exists():
+            raise UserError(f"{path}: no such file; run `dvc repro shard`")
+        plain = json.loads(path.read_text())
+        return cls(plain["name"], tuple(plain["actions"]), tuple(plain["attributes"]))
+
+
+class ShardReader:
+    """One split of a data set: labels in memory, frames read from tar shards at an offset, without unpacking."""
+
+    def __init__(self, folder: Path, split: str):
+        self.folder, self.info = folder, DatasetInfo.read(folder)
+        self.rows = [row for row in read_index(folder) if row["split"] == split]
+        if not self.rows:
+            raise UserError(f"{folder}: no {split} clips; see the report of the preprocess stage")
+        self.keys = [row["key"] for row in self.rows]
+        self.actions = np.array([row["action"] for row in self.rows], dtype=np.int64)
+        self.attributes = np.array([row["attributes"] for row in self.rows], dtype=np.float32)
+        self.num_frames = np.array([row["num_frames"] for row in self.rows], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int, start: int, num_frames: int) -> np.ndarray:
+        """Frames `start` … `start + num_frames` − 1 of video `index`, uint8 (T, H, W, 3); a shorter video is looped."""
+        row = self.rows[index]
+        height, width = row["height"], row["width"]
+        frame_bytes = height * width * 3
+        first = row["offset"] + row["length"] - row["num_frames"] * frame_bytes  # behind the .npy header
+        with open(self.folder / row["shard"], "rb") as shard:
+            if start + num_frames <= row["num_frames"]:
+                shard.seek(first + start * frame_bytes)
+                pixels = np.frombuffer(shard.read(num_frames * frame_bytes), np.uint8).reshape(num_frames, height, width, 3)
+            else:
+                shard.seek(first)
+                video = np.frombuffer(shard.read(row["num_frames"] * frame_bytes), np.uint8).reshape(-1, height, width, 3)
+                pixels = video[np.arange(start, start + num_frames) % len(video)]
+        return pixels
+
+
+class TrainingClips(Dataset):
+    """Random window, crop and flip of a training video, the same for all frames, drawn from (seed, epoch, index) alone."""
+
+    def __init__(self, reader: ShardReader, clip: Clip, seed: int):
+        self.reader, self.clip, self.seed = reader, clip, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """`key`: (epoch, index) → clip uint8 (T, S, S, 3), action, attributes float32 (A,), index."""
+        epoch, index = key
+        draw = np.random.default_rng(keyed_seed("augment", self.seed, epoch, index))
+        spare = max(0, int(self.reader.num_frames[index]) - self.clip.num_frames)
+        frames = self.reader.read(index, int(draw.integers(spare + 1)), self.clip.num_frames)
+        size = self.clip.size
+        top, left = (int(draw.integers(length - size + 1)) for length in frames.shape[1:3])
+        frames = frames[:, top : top + size, left : left + size]
+        if self.clip.flip and draw.random() < 0.5:
+            frames = frames[:, :, ::-1]
+        return {
+            "clip": np.ascontiguousarray(frames),
+            "action": int(self.reader.actions[index]),
+            "attributes": self.reader.attributes[index],
+            "index": index,
+        }
+
+
+class ClipViews(Dataset):
+    """The fixed views of a video: `num_clips` evenly spaced windows × `num_crops` crops (1 the centre, else along the longer side)."""
+
+    def __init__(self, reader: ShardReader, clip: Clip, num_clips: int, num_crops: int):
+        self.reader, self.clip, self.num_clips, self.num_crops = reader, clip, num_clips, num_crops
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """uint8 (V, T, S, S, 3) with V = num_clips · num_crops."""
+        spare = max(0, int(self.reader.num_frames[index]) - self.clip.num_frames)
+        centres = (np.arange(self.num_clips) + 0.5) / self.num_clips
+        size, views = self.clip.size, []
+        for start in np.round(centres * spare).astype(int):
+            frames = self.reader.read(index, int(start), self.clip.num_frames)
+            height, width = frames.shape[1:3]
+            along = [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops)
+            for place in along:
+                top = int((height - size) * (place if height > width else 0.5))
+                left = int((width - size) * (place if width >= height else 0.5))
+                views.append(frames[:, top : top + size, left : left + size])
+        return np.stack(views)
+
+
+def epoch_order(num_clips: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: a permutation of 0 … num_clips − 1, int64."""
+    return np.random.default_rng(keyed_seed("order", seed, epoch)).permutation(num_clips)

@@ -1,0 +1,93 @@
+"""Tar shards in the WebDataset layout (https://github.com/webdataset/webdataset: files of one stem are one sample), with an index.
+
+Members are `<key>.npy` (frames) and `<key>.json` (labels). The index holds offset, length and SHA-256 of the frames, so that a
+reader goes to any clip, or any window of it, without unpacking. The bytes depend on the clips alone.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stprivacy.errors import UserError
+
+INDEX = "index.jsonl"
+
+
+def write_shards(clips: Path, folder: Path, max_megabytes: float) -> dict[str, int]:
+    """Pack `data/clips/<name>` into `folder`; gives the number of shards, clips and bytes. Raises UserError on a missing manifest."""
+    manifest = clips / "manifest.jsonl"
+    if not manifest.exists():
+        raise UserError(f"{manifest}: no such file; run `dvc repro preprocess`")
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    index: list[dict[str, Any]] = []
+    for split in ("train", "val", "test"):
+        of_split = sorted((row for row in rows if row["split"] == split), key=lambda row: row["key"])
+        index += _write_split(clips, folder, split, tqdm(of_split, desc=f"shard {split}", mininterval=5), max_megabytes * 1e6)
+    shutil.copy(clips / "dataset.json", folder / "dataset.json")
+    (folder / INDEX).write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in index))
+    return {"shards": len(list(folder.glob("*.tar"))), "clips": len(index), "bytes": sum(path.stat().st_size for path in folder.glob("*.tar"))}
+
+
+def _write_split(clips: Path, folder: Path, split: str, rows: Iterable[dict[str, Any]], max_bytes: float) -> list[dict[str, Any]]:
+    index: list[dict[str, Any]] = []
+    number, tar = -1, None
+    for row in rows:
+        if tar is None or tar.offset > max_bytes:
+            if tar is not None:
+                tar.close()
+            number += 1
+            tar = tarfile.open(folder / f"{split}-{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT)
+        frames = (clips / "clips" / f"{row['key']}.npy").read_bytes()
+        labels = json.dumps({name: row[name] for name in ("action", "attributes", "file")}, sort_keys=True).encode()
+        offset = _add(tar, f"{row['key']}.npy", frames)
+        _add(tar, f"{row['key']}.json", labels)
+        place = {"shard": f"{split}-{number:05d}.tar", "member": f"{row['key']}.npy", "offset": offset, "length": len(frames)}
+        index.append(row | place | {"sha256": hashlib.sha256(frames).hexdigest()})
+    if tar is not None:
+        tar.close()
+    return index
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Append a member without owner or time; gives the offset of its bytes in the shard."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    offset = tar.offset + tarfile.BLOCKSIZE
+    tar.addfile(member, io.BytesIO(content))
+    return offset
+
+
+def read_index(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the index. Raises UserError when it is missing or a shard is shorter than it says."""
+    path = folder / INDEX
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run `dvc repro shard`")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    needed: dict[str, int] = {}
+    for row in rows:
+        needed[row["shard"]] = max(needed.get(row["shard"], 0), row["offset"] + row["length"])
+    for shard, size in needed.items():
+        found = (folder / shard).stat().st_size if (folder / shard).exists() else 0
+        if found < size:
+            raise UserError(f"{folder / shard}: {found} bytes, its index needs {size}; the shard is cut short or missing: run `dvc repro -f shard`")
+    return rows
+
+
+def verify(folder: Path) -> int:
+    """Check every member against its SHA-256; gives how many were checked. Raises UserError naming the first that differs."""
+    rows = read_index(folder)
+    for row in rows:
+        with open(folder / row["shard"], "rb") as shard:
+            shard.seek(row["offset"])
+            if hashlib.sha256(shard.read(row["length"])).hexdigest() != row["sha256"]:
+                raise UserError(f"{folder / row['shard']}: {row['member']} does not have the bytes that its index names; run `dvc repro -f shard`")
+    return len(rows)

@@ -1,0 +1,185 @@
+"""The STPrivacy anonymizer: drop action-irrelevant tubelets, repaint the others (paper §3.2-3.3).
+
+B batch, T frames, L slices, N tokens a slice, D width, M sparsification blocks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stprivacy.config import Clip, Model
+from stprivacy.models.sparsification import Scorer, gumbel_decision, num_kept, top_of_each_slice
+from stprivacy.models.vit import EPSILON, Block, TubeletEmbedding, init_transformer
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What an anonymizer hands to the channel. Not a release yet: what dropped tubelets hold is anything."""
+
+    pixels: Tensor
+    """(B, 3, T, H, W) in [0, 1]."""
+    keep: Tensor | None
+    """(B, L, N) of 0/1, in training with a straight-through gradient; None for a method that drops nothing."""
+    decisions: tuple[Tensor, ...] = ()
+    """(B, L, N) of 0/1 after each sparsification block."""
+    probabilities: tuple[Tensor, ...] = ()
+    """(B, L, N) keep probabilities of each block, in training mode."""
+
+
+class Anonymizer(nn.Module):
+    """A video transformer with sparsification before some of its blocks and a linear head to pixels."""
+
+    def __init__(self, model: Model, clip: Clip):
+        super().__init__()
+        self.config, self.clip = model, clip
+        self.tubelet, self.keep_ratio = model.tubelet, model.keep_ratio
+        frames, rows, columns = model.tubelet
+        self.grid = (clip.num_frames // frames, clip.size // rows, clip.size // columns)  # slices, rows and columns of tubelets
+        self.num_slices, self.num_patches = self.grid[0], self.grid[1] * self.grid[2]
+        self.num_sparsifications = len(model.sparsify_before)
+        self.gumbel_shape = (self.num_sparsifications, self.num_slices * self.num_patches, 2)
+        self.patch_embed = TubeletEmbedding(model.width, model.tubelet)
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_slices * self.num_patches, model.width))
+        self.blocks = nn.ModuleList(Block(model.width, model.num_heads, model.mlp_ratio) for _ in range(model.depth))
+        self.score_predictor = nn.ModuleList(
+            Scorer(model.width, self.num_slices, model.keep_bias, model.logit_scale) for _ in model.sparsify_before
+        )
+        self.norm_recon = nn.LayerNorm(model.width, eps=EPSILON) if model.final_norm else nn.Identity()
+        self.head_recon = nn.Linear(model.width, 3 * math.prod(model.tubelet))
+        init_transformer(self)
+        for scorer in self.score_predictor:
+            scorer.reset_bias()
+
+    def forward(
+        self, clips: Tensor, keep_ratio: float | None = None, gumbel: Tensor | None = None, decisions: Sequence[Tensor] | None = None
+    ) -> Painted:
+        """`clips` (B, 3, T, H, W) in [0, 1]; `keep_ratio` r in (0, 1], None for the one it was made with; 1 drops nothing.
+
+        Training mode: hard Gumbel decisions (`gumbel` (B, M, L·N, 2); drawn here if None), masked attention, all tokens computed.
+        Evaluation mode: the top int(rᵐ · N) of each slice are gathered, so that cost falls with r.
+        `decisions`, one (B, L·N) of 0/1 a block, replace either choice (each must keep a subset of the one before it and, in
+        evaluation mode, equally many tokens of every slice).
+        """
+        logits, keep, taken, probabilities = self.paint(clips, keep_ratio, gumbel, decisions)
+        return Painted(torch.sigmoid(logits * self.contrast), keep, taken, probabilities)
+
+    def paint(
+        self, clips: Tensor, keep_ratio: float | None = None, gumbel: Tensor | None = None, decisions: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """`forward` before the bound: pixels (B, 3, T, H, W) of any value, keep, decisions, probabilities as in `Painted`."""
+        ratio = self.keep_ratio if keep_ratio is None else keep_ratio
+        tokens = self.patch_embed((clips - self.config.input_mean) / self.config.input_std) + self.pos_embed
+        if ratio >= 1 or not self.num_sparsifications:
+            everything = tokens.new_ones(len(clips), self.num_slices, self.num_patches)
+            for block in self.blocks:
+                tokens = block(tokens)
+            return self._to_pixels(tokens), everything, (), ()
+        if self.training:
+            return self._paint_masked(tokens, gumbel, decisions)
+        return self._paint_gathered(tokens, ratio, decisions)
+
+    def _paint_masked(self, tokens: Tensor, gumbel: Tensor | None, decisions: Sequence[Tensor] | None):  # noqa: ANN202 (as `paint`)
+        keep = tokens.new_ones(tokens.shape[:2])  # (B, L·N)
+        masked, taken, probabilities = False, [], []
+        for index, block in enumerate(self.blocks):
+            if index in self.config.sparsify_before:
+                count = len(taken)
+                scores = self.score_predictor[count](tokens, keep)  # (B, L·N, 2)
+                noise = _gumbel_like(scores) if gumbel is None else gumbel[:, count]
+                choice = gumbel_decision(scores, noise) if decisions is None else decisions[count]
+                keep, masked = keep * choice.to(keep.dtype), True
+                taken.append(self._by_slice(keep))
+                probabilities.append(self._by_slice(scores.softmax(-1)[..., 0]))
+            tokens = block(tokens, keep if masked else None)
+        return self._to_pixels(tokens), taken[-1], tuple(taken), tuple(probabilities)
+
+    def _paint_gathered(self, tokens: Tensor, ratio: float, decisions: Sequence[Tensor] | None):  # noqa: ANN202 (as `paint`)
+        batch, num_tokens, _ = tokens.shape
+        places = torch.arange(num_tokens, device=tokens.device).expand(batch, -1)  # where each remaining token belongs
+        taken: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            if index in self.config.sparsify_before:
+                count = len(taken)
+                if decisions is None:
+                    scores = self.score_predictor[count](tokens, tokens.new_ones(tokens.shape[:2]))
+                    chosen = top_of_each_slice(scores, self.num_slices, num_kept(ratio ** (count + 1), self.num_patches))
+                else:
+                    chosen = decisions[count].gather(1, places).nonzero()[:, 1].view(batch, -1)
+                tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
+                places = places.gather(1, chosen)
+                taken.append(self._by_slice(tokens.new_zeros(batch, num_tokens).scatter(1, places, 1.0)))
+            tokens = block(tokens)
+        everywhere = tokens.new_zeros(batch, num_tokens, self.head_recon.out_features)
+        painted = self.head_recon(self.norm_recon(tokens))
+        everywhere = everywhere.scatter(1, places[..., None].expand_as(painted), painted)
+        return self._unfold(everywhere), taken[-1], tuple(taken), ()
+
+    def _to_pixels(self, tokens: Tensor) -> Tensor:
+        return self._unfold(self.head_recon(self.norm_recon(tokens)))
+
+    def _unfold(self, values: Tensor) -> Tensor:
+        """Tubelet values (B, L·N, δT·δH·δW·3), channel last as in the authors' head → (B, 3, T, H, W)."""
+        slices, rows, columns = self.grid
+        values = values.view(len(values), slices, rows, columns, *self.tubelet, 3)
+        return values.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(values), 3, self.clip.num_frames, self.clip.size, self.clip.size)
+
+    def _by_slice(self, flat: Tensor) -> Tensor:
+        return flat.view(len(flat), self.num_slices, self.num_patches)
+
+    @torch.no_grad()
+    def start_as_identity(self, clips: Tensor) -> None:
+        """Begin with release ≈ clip: embedding and head are the leading principal components of tubelets, residual branches 0.
+
+        `clips` (B, 3, T, H, W) in [0, 1], a sample of the training clips. Components are half-whitened, so that tokens have
+        values of like size and detail is not lost between large averages.
+        """
+        values = self._fold(clips) - 0.5  # (B·L·N, 3·δT·δH·δW)
+        mean = values.mean(0)
+        centred = values - mean
+        variances, components = torch.linalg.eigh(centred.T @ centred / len(values))
+        width = self.config.width
+        variances, components = variances[-width:].clamp_min(1e-6), components[:, -width:]
+        scale = variances**-0.25
+        # The embedding sees (clip − mean) / std and should give ((clip − 0.5) − mean of values) · components · scale.
+        weight = (components * scale).T * self.config.input_std  # (D', values)
+        offset = (self.config.input_mean - 0.5 - mean) @ (components * scale)
+        used = weight.shape[0]
+        self.patch_embed.proj.weight.zero_()
+        self.patch_embed.proj.weight[:used] = weight.view(used, 3, *self.tubelet)
+        self.patch_embed.proj.bias.zero_()
+        self.patch_embed.proj.bias[:used] = offset
+        channel_last = torch.arange(values.shape[1]).view(3, *self.tubelet).permute(1, 2, 3, 0).flatten()
+        self.head_recon.weight.zero_()
+        self.head_recon.weight[:, :used] = (components / scale)[channel_last]
+        self.head_recon.bias.copy_(mean[channel_last])
+        for block in self.blocks:
+            for layer in (block.attn.proj, block.mlp.fc2):
+                layer.weight.zero_()
+                layer.bias.zero_()
+
+    def _fold(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W) → tubelets (B·L·N, 3·δT·δH·δW), channel first as a convolution's weight."""
+        slices, rows, columns = self.grid
+        frames, height, width = self.tubelet
+        values = clips.view(len(clips), 3, slices, frames, rows, height, columns, width)
+        return values.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(-1, 3 * frames * height * width)
+
+    @property
+    def contrast(self) -> float:
+        """Slope of the bound: sigmoid(4x) has slope 1 at its middle, which an identity needs; the paper's head starts anywhere."""
+        return 4.0 if self.config.identity_start else 1.0
+
+
+def expand_keep(keep: Tensor, tubelet: tuple[int, int, int], size: tuple[int, int]) -> Tensor:
+    """Keep decisions (B, L, N) → pixels (B, 1, T, H, W), for frames of `size` = (H, W)."""
+    frames, height, width = tubelet
+    rows, columns = size[0] // height, size[1] // width
+    grid = keep.view(len(keep), 1, keep.shape[1], rows, columns)
+    return grid.repeat_interleave(frames, 2).repeat_interleave(height, 3).repeat_interleave(width, 4)
+
+
+def _gumbel_like(logits: Tensor) -> Tensor:
+    return -torch.empty_like(logits).exponential_().log()

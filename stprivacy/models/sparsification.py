@@ -1,0 +1,62 @@
+"""Which tubelets are kept: the scorer (eq. 2-5), the hard Gumbel decision (eq. 6), the top of each slice at inference.
+
+B batch, L slices, N tokens a slice, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Scorer(nn.Module):
+    """Keep and drop logits (B, L·N, 2) of tokens, from three levels: local, mean of the slice, mean of the clip, over kept tokens.
+
+    As in the authors' module, one projection split in thirds stands for the paper's three MLPs. Logits are log-probabilities
+    times `logit_scale`; `keep_bias` is where training starts.
+    """
+
+    def __init__(self, width: int, num_slices: int, keep_bias: float = 0.0, logit_scale: float = 1.0):
+        super().__init__()
+        self.num_slices, self.logit_scale, self.third = num_slices, logit_scale, width // 3
+        inner = 3 * self.third
+        self.in_conv = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.GELU())
+        self.out_conv = nn.Sequential(nn.Linear(inner, width // 2), nn.GELU(), nn.Linear(width // 2, width // 4), nn.GELU(), nn.Linear(width // 4, 2))
+        self.start_bias = keep_bias / logit_scale
+
+    def reset_bias(self) -> None:
+        """Begin with p(keep) = sigmoid(keep_bias) for every token; called after the usual initialisation."""
+        last = self.out_conv[-1]
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor([self.start_bias, 0.0]))
+
+    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        """`tokens` (B, L·N, D), `keep` (B, L·N) of 0/1: the decisions so far."""
+        batch, num_tokens, _ = tokens.shape
+        local, slice_level, clip_level = self.in_conv(tokens).view(batch, self.num_slices, -1, 3 * self.third).split(self.third, dim=-1)
+        mask = keep.to(tokens.dtype).view(batch, self.num_slices, -1, 1)
+        per_slice = (slice_level * mask).sum(2, keepdim=True) / mask.sum(2, keepdim=True).clamp_min(1e-6)  # (B, L, 1, D/3)
+        per_clip = (clip_level * mask).sum((1, 2), keepdim=True) / mask.sum((1, 2), keepdim=True).clamp_min(1e-6)  # (B, 1, 1, D/3)
+        levels = torch.cat([local, per_slice.expand_as(local), per_clip.expand_as(local)], dim=-1)
+        return self.out_conv(levels).view(batch, num_tokens, 2).float() * self.logit_scale
+
+
+def gumbel_decision(logits: Tensor, gumbel: Tensor) -> Tensor:
+    """Eq. 6 at τ = 1: 1 where keep wins with its Gumbel noise, else 0, with the gradient of the softmax (straight-through).
+
+    `logits`, `gumbel` (B, L·N, 2) → (B, L·N).
+    """
+    soft = (logits + gumbel).softmax(dim=-1)[..., 0]
+    hard = (soft >= 0.5).to(soft.dtype)
+    return hard + soft - soft.detach()
+
+
+def num_kept(share: float, num_patches: int) -> int:
+    """int(share · patches), at least one. The tiny addend undoes rounding such as 0.7 / 0.7 · 49 = 48.999…"""
+    return max(1, int(share * num_patches + 1e-9))
+
+
+def top_of_each_slice(logits: Tensor, num_slices: int, count: int) -> Tensor:
+    """Indices (B, L·count) of the `count` tokens of each slice that keep wins most clearly; `logits` (B, L·n, 2)."""
+    score = (logits[..., 0] - logits[..., 1]).view(len(logits), num_slices, -1)  # (B, L, n)
+    chosen = score.topk(count, dim=2).indices
+    offsets = torch.arange(num_slices, device=logits.device).view(1, -1, 1) * score.shape[2]
+    return (chosen + offsets).flatten(1)

@@ -1,0 +1,190 @@
+"""What goes to MLflow, and under which names (DESIGN §7). The only file that imports mlflow beside release/.
+
+A stage starts its run before any work, so that a server that is away costs seconds and not hours. A stage that was killed and
+started again goes on in the same run, found by the hash of its configuration.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ruamel.yaml import YAML
+
+from stprivacy.config import Environment, Params, config_hash
+from stprivacy.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+EXPERIMENT_OF = {"preprocess": "data", "shard": "data", "evaluate-raw": "evaluate"}
+"""Stages that do not have an experiment of their own name."""
+
+
+class Run:
+    """An open MLflow run: metrics in batches, pictures, texts. Made by `start` or, in a worker, by `attach`."""
+
+    def __init__(self, client: "MlflowClient", run_id: str):
+        self.client, self.id = client, run_id
+        self._waiting: list[tuple[str, float, int]] = []
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Log now, in one request."""
+        self.later(values, step)
+        self.flush()
+
+    def later(self, values: dict[str, float], step: int) -> None:
+        """Log with the next `flush`: a request a step would cost more than the step."""
+        self._waiting.extend((name, float(value), step) for name, value in values.items())
+
+    def flush(self) -> None:
+        """Send what waits. A server that went away meanwhile gets it with the next flush; the run goes on."""
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value, step in self._waiting]
+        try:
+            for first in range(0, len(metrics), 1000):  # the server takes 1,000 a request
+                self.client.log_batch(self.id, metrics=metrics[first : first + 1000])
+        except (MlflowException, OSError) as error:
+            print(f"warning: tracking server: {_one_line(error)}; {len(metrics)} metrics wait for the next try", file=sys.stderr)
+        else:
+            self._waiting.clear()
+
+    def tags(self, tags: dict[str, str]) -> None:
+        for name, value in tags.items():
+            self.client.set_tag(self.id, name, value)
+
+    def picture(self, path: Path, folder: str = "pictures") -> None:
+        """Upload a picture file."""
+        self.client.log_artifact(self.id, str(path), folder)
+
+    def text(self, text: str, name: str) -> None:
+        """Store a text as the artifact `name`."""
+        self.client.log_text(self.id, text, name)
+
+
+@contextmanager
+def start(stage: str, params: Params, name: str, inputs: Iterable[Path] = (), tags: dict[str, str] | None = None) -> Iterator[Run]:
+    """The run of a stage: `name` within the experiment `stprivacy/<dataset>/<stage>`; ended as finished or failed.
+
+    `inputs`: what the stage reads (tag `dvc.deps_md5`). Raises UserError when the server cannot be reached or refuses.
+    """
+    run_hash = config_hash(params, stage, name)
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = _experiment(client, f"stprivacy/{params.dataset.name}/{EXPERIMENT_OF.get(stage, stage)}")
+        run_id = _unfinished(client, experiment, run_hash) or client.create_run(experiment, run_name=name).info.run_id
+        run = Run(client, run_id)
+        run.tags(_standard_tags(stage, params, inputs) | {"run_hash": run_hash} | (tags or {}))
+        _log_params(client, run_id, params)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI = {Environment.read().tracking_uri}: {_one_line(error)}; start the server or unset the variable"
+        ) from None
+    client.update_run(run_id, status="RUNNING")
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run.flush()
+        client.set_terminated(run_id, status)
+
+
+def attach(run_id: str) -> Run:
+    """The run `run_id` in another process, such as a Ray worker."""
+    return Run(_client(), run_id)
+
+
+def _client() -> "MlflowClient":
+    # Fewer and shorter tries than MLflow's minutes: a server that is away is told at once.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    import logging
+
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # 40 lines of migrations at the first start
+    return mlflow.MlflowClient(tracking_uri=Environment.read().tracking_uri)
+
+
+def _experiment(client: "MlflowClient", name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    local = Environment.read().tracking_uri.startswith("sqlite:")
+    try:
+        return client.create_experiment(name, artifact_location=Path("mlartifacts").absolute().as_uri() if local else None)
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another process was faster
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def _unfinished(client: "MlflowClient", experiment: str, run_hash: str) -> str | None:
+    """A run of the same configuration that was killed: it goes on."""
+    found = client.search_runs([experiment], f"tags.run_hash = '{run_hash}' and attributes.status != 'FINISHED'", max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def _log_params(client: "MlflowClient", run_id: str, params: Params) -> None:
+    """The resolved configuration, flat as MLflow's tables want it and whole as an artifact."""
+    from mlflow.entities import Param
+
+    flat = dict(_flat(params.model_dump(mode="json")))
+    client.log_batch(run_id, params=[Param(name, str(value)[:6000]) for name, value in flat.items()])
+    client.log_dict(run_id, params.model_dump(mode="json"), "params.json")
+
+
+def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value) if isinstance(value, list) else value
+
+
+def _standard_tags(stage: str, params: Params, inputs: Iterable[Path]) -> dict[str, str]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "git.commit": commit or "none",
+        "config.hash": config_hash(params),
+        "dvc.deps_md5": _inputs_md5(params, inputs),
+        "dataset": params.dataset.name,
+        "stage": stage,
+        "zero_stage": str(params.train.zero_stage),
+    }
+
+
+def _inputs_md5(params: Params, inputs: Iterable[Path]) -> str:
+    """MD5 over the params and the recorded MD5 of every input: of DVC's lock file for an out, of its bytes for a file."""
+    recorded: dict[str, str] = {}
+    lock = Path("dvc.lock")
+    if lock.exists():
+        stages = (YAML(typ="safe", pure=True).load(lock.read_text()) or {}).get("stages", {})
+        recorded = {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs", [])}
+    digests = {}
+    for path in inputs:
+        known = recorded.get(path.as_posix())
+        digests[path.as_posix()] = known or (hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else "not tracked")
+    return hashlib.md5(json.dumps([params.model_dump(mode="json"), digests], sort_keys=True).encode()).hexdigest()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,71 @@
+"""This worker's share of every global batch, epoch by epoch, in an order that the number of workers does not change."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from stprivacy.config import Clip, Train
+from stprivacy.data.clips import ShardReader, TrainingClips, epoch_order
+from stprivacy.errors import UserError
+from stprivacy.models.channel import to_float
+from stprivacy.training.task import Batch
+
+
+class GlobalBatches:
+    """Yields, for each step of an epoch, the micro-batches of worker `rank` of `world_size`.
+
+    A global batch is cut into world_size × num_parts equal parts, worker by worker. What is left of an epoch's shuffled order
+    after the last full global batch is left out; the next epoch shuffles anew.
+    """
+
+    def __init__(self, reader: ShardReader, clip: Clip, train: Train, rank: int, world_size: int, device: torch.device):
+        if train.global_batch % world_size:
+            raise UserError(
+                f"params.yaml: train.global_batch = {train.global_batch}: not a multiple of the {world_size} workers; change one of them"
+            )
+        if len(reader) < train.global_batch:
+            raise UserError(
+                f"params.yaml: train.global_batch = {train.global_batch}: larger than the {len(reader)} training clips; lower it"
+            )
+        self.clips, self.train, self.rank, self.world_size, self.device = (
+            TrainingClips(reader, clip, train.seed),
+            train,
+            rank,
+            world_size,
+            device,
+        )
+        self.share = train.global_batch // world_size
+        self.num_parts = num_micro_batches(train, world_size)
+        self.steps_per_epoch = len(reader) // train.global_batch
+
+    def epoch(self, epoch: int) -> Iterator[list[Batch]]:
+        """The steps of an epoch (counted from 0): each a list of this worker's micro-batches."""
+        order = epoch_order(len(self.clips.reader), self.train.seed, epoch)
+        first = self.rank * self.share
+        mine = [order[s * self.train.global_batch :][first : first + self.share] for s in range(self.steps_per_epoch)]
+        keys = [[(epoch, int(index)) for index in indices] for indices in mine]
+        loader = DataLoader(self.clips, batch_sampler=keys, num_workers=self.train.loader_processes, pin_memory=self.device.type == "cuda")
+        for step, items in enumerate(loader, start=epoch * self.steps_per_epoch):
+            yield self._parts(items, step)
+
+    def _parts(self, items: dict[str, torch.Tensor], step: int) -> list[Batch]:
+        chunks = {name: values.to(self.device, non_blocking=True).chunk(self.num_parts) for name, values in items.items()}
+        return [
+            Batch(
+                clips=to_float(chunks["clip"][part]),
+                actions=chunks["action"][part],
+                attributes=chunks["attributes"][part],
+                samples=tuple(chunks["index"][part].tolist()),
+                step=step,
+                part=self.rank * self.num_parts + part,
+                num_parts=self.world_size * self.num_parts,
+            )
+            for part in range(self.num_parts)
+        ]
+
+
+def num_micro_batches(train: Train, world_size: int) -> int:
+    """The fewest equal micro-batches, each of at most `train.micro_batch` clips, that make a worker's share of the global batch."""
+    share = train.global_batch // world_size
+    return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= train.micro_batch)

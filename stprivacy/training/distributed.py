@@ -1,0 +1,179 @@
+"""Where training and attacks run: Ray Train workers, and Ray tasks side by side. Ray is imported here (and in sweep.py) alone.
+
+A training run is named by the hash of its configuration, and Ray keeps its checkpoints under that name outside DVC's outs:
+the same command after a kill finds them and goes on.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from stprivacy.config import Environment, Params, config_hash
+from stprivacy.errors import RunError
+from stprivacy.fingerprint import code_fingerprint, fingerprint
+from stprivacy.training.recorder import Progress
+from stprivacy.training.worker import TrainingJob, run_worker
+
+CACHE = Path(".cache/stprivacy")
+NOT_IN_THE_RESULT = {"num_workers", "micro_batch", "loader_processes"}
+"""Keys of `train` that say how a result is computed and not which."""
+
+
+@contextmanager
+def cluster(num_cpus: int):
+    """Connect to the cluster of RAY_ADDRESS, or start one on this machine with at least `num_cpus` slots; left as it was found."""
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    address = Environment.read().ray_address
+    # The controller polls its workers every 2 s by default, and every report waits for a poll (PITFALLS).
+    variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "OMP_NUM_THREADS": "1"}
+    os.environ.update(variables)
+    local = {} if address else {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": False}
+    ray.init(address=address or "local", log_to_driver=True, logging_level="WARNING", runtime_env={"env_vars": variables}, **local)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def run_tasks(function: Callable[..., Any], arguments: Sequence[tuple], num_cpus: float = 1) -> list[Any]:
+    """`function(*arguments[i])` for every i, side by side as Ray tasks of one thread each; results in the order of `arguments`.
+
+    `function` must be importable by its name. Raises RunError with the first failure's message.
+    """
+    if not arguments:
+        return []
+    with cluster(num_cpus=1) as ray:
+        remote = ray.remote(num_cpus=num_cpus, max_retries=2)(_single_threaded)
+        pending = [remote.remote(function, arguments_of_one) for arguments_of_one in arguments]
+        try:
+            return ray.get(pending)
+        except ray.exceptions.RayTaskError as error:
+            raise RunError(f"{function.__name__}: {error.cause or error}") from error
+        except ray.exceptions.RayError as error:
+            raise RunError(f"{function.__name__}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _single_threaded(function: Callable[..., Any], arguments: tuple) -> Any:
+    torch.set_num_threads(1)  # two threads on two busy cores are many times slower than one each
+    return function(*arguments)
+
+
+def train(params: Params, shards: Path, recognizers: Path, outputs: dict[str, Path], tracking_run: str | None = None) -> Progress:
+    """Play init and game on Ray Train workers and put the models in place.
+
+    `outputs`: where `anonymizer`, `init` (folders) and `history` (CSV) go. A run that was killed goes on from its last
+    checkpoint; an init of the same configuration that is in the cache is not trained again (no weight of the game changes it).
+    Raises RunError when the workers failed for good.
+    """
+    num_workers = Environment.read().num_workers or params.train.num_workers
+    cache = CACHE.absolute() / "train"
+    init_cache = cache / f"init-{init_hash(params, shards, recognizers)}"
+    job = TrainingJob(
+        params, shards.absolute(), recognizers.absolute(), init_cache if (init_cache / "done").exists() else None, tracking_run
+    )
+    checkpoint = _fit(job, num_workers, cache, name=f"game-{game_hash(params, shards, recognizers)}")
+    if not (init_cache / "done").exists():
+        _replace_folder(checkpoint / "init", init_cache)
+        (init_cache / "done").touch()
+    _replace_folder(checkpoint / "init", outputs["init"])
+    _replace_folder(checkpoint / "model", outputs["anonymizer"])
+    outputs["history"].parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(checkpoint / "history.csv", outputs["history"])
+    return Progress.read(checkpoint)
+
+
+def init_hash(params: Params, shards: Path, recognizers: Path) -> str:
+    """Names the init phase: everything that changes its result, and none of the game's numbers."""
+    unread = {"game", "privacy_weight", "action_weight", *NOT_IN_THE_RESULT}
+    return config_hash(
+        params.clip, params.model, params.channel.model_dump(include={"fill"}), params.recognizers,
+        params.train.model_dump(mode="json", exclude=unread), _inputs(shards, recognizers),
+    )  # fmt: skip
+
+
+def game_hash(params: Params, shards: Path, recognizers: Path) -> str:
+    """Names the whole training run."""
+    train = params.train.model_dump(mode="json", exclude=NOT_IN_THE_RESULT)
+    return config_hash(params.clip, params.model, params.channel, params.recognizers, train, _inputs(shards, recognizers))
+
+
+def _inputs(shards: Path, recognizers: Path) -> str:
+    """What a run is made from beside numbers: clips (their index holds checksums), recognizers, and the code that trains."""
+    code = code_fingerprint("training", "models", "data/clips.py", "randomness.py")
+    return fingerprint(shards / "index.jsonl", recognizers) + code
+
+
+def _fit(job: TrainingJob, num_workers: int, storage: Path, name: str) -> Path:
+    """Run the job's workers to the end; gives the folder of the last checkpoint."""
+    with cluster(num_cpus=num_workers):
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError
+
+        trainer = TorchTrainer(
+            ray_worker,
+            train_loop_config=job.as_dict(),
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=torch.cuda.is_available(), resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=2),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise RunError(
+                f"training run {name}: {' '.join(str(error).split())[-400:]}; its checkpoints are in {storage / name}"
+            ) from error
+    if result.checkpoint is None:
+        raise RunError(f"training run {name} ended without a checkpoint; remove {storage / name} and start again")
+    return Path(result.checkpoint.path)
+
+
+def ray_worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: the job, with Ray's checkpoints behind two callables."""
+    import ray.train
+
+    torch.set_num_threads(1)
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+
+    def save(write: Callable[[Path], None], metrics: dict[str, float]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def gather(rows: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    job, checkpoint = TrainingJob.from_dict(config), ray.train.get_checkpoint()
+    if checkpoint is None:
+        run_worker(job, rank, world_size, None, save, gather)
+    else:
+        with checkpoint.as_directory() as folder:
+            run_worker(job, rank, world_size, Path(folder), save, gather)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Copy a folder so that the target is either the old or the whole new one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(source, fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)

@@ -1,0 +1,44 @@
+"""The whole training loop. What the losses are: `task.py`; how a step is taken: `engine.py`; where it runs: `distributed.py`."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from stprivacy.training.batches import GlobalBatches
+from stprivacy.training.engine import Engine
+from stprivacy.training.task import Game
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`init` (no adversary player) or `game`."""
+
+    name: str
+    num_epochs: int
+    game: Game
+    anonymizer: Engine
+    adversary: Engine | None = None
+    adversary_steps: int = 0
+
+
+class Observer(Protocol):
+    def step(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        """A step is done; `metrics` are means over the global batch."""
+
+    def epoch(self, phase: Phase, epoch: int) -> None:
+        """An epoch is done: the place for a checkpoint."""
+
+
+def play(phase: Phase, batches: GlobalBatches, start_epoch: int, observer: Observer) -> None:
+    """Play the epochs of a phase from `start_epoch` on. A step: one update of the anonymizer player, then the adversaries'."""
+    game = phase.game
+    loss = game.anonymizer_loss if phase.adversary else game.init_loss
+    for epoch in range(start_epoch, phase.num_epochs):
+        for parts in batches.epoch(epoch):
+            step = parts[0].step
+            if phase.adversary:
+                parts = game.look_ahead(parts)
+            metrics = phase.anonymizer.update(loss, parts)
+            for turn in range(phase.adversary_steps):
+                metrics |= phase.adversary.update(game.adversary_loss, game.recall(step, turn, len(parts)))
+            observer.step(phase.name, step, metrics)
+        observer.epoch(phase, epoch)

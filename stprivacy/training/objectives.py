@@ -1,0 +1,79 @@
+"""The losses that the game is made of. Each takes tensors and gives a scalar; none knows a network or a phase.
+
+B clips, A attributes, L slices, N tokens a slice, F features.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def ratio_loss(decisions: Sequence[Tensor], keep_ratio: float) -> Tensor:
+    """Eq. 7: mean over blocks m and slices of (kept share of the slice − r^m)². `decisions`: one (B, L, N) of 0/1 a block.
+
+    Per slice and not over the clip: pooled over space and time the paper found training unstable.
+    """
+    if not decisions:
+        return torch.zeros(())
+    terms = [(kept.mean(dim=2) - keep_ratio**block).square().mean() for block, kept in enumerate(decisions, start=1)]
+    return torch.stack(terms).mean()
+
+
+def polarisation_loss(probabilities: Sequence[Tensor]) -> Tensor:
+    """Mean of 4p(1 − p) in [0, 1] over keep probabilities (B, L, N) a block: 1 where every decision is a coin flip.
+
+    Tokens that flip from step to step flicker, and flicker looks like motion to the action recognizer (RECIPE: without
+    this term the action fell to chance and stayed there).
+    """
+    if not probabilities:
+        return torch.zeros(())
+    return torch.stack([(4 * p * (1 - p)).mean() for p in probabilities]).mean()
+
+
+def reconstruction_loss(clips: Tensor, pixels: Tensor, keep: Tensor) -> Tensor:
+    """Mean squared error over all pixels, counting kept tubelets alone: dropping one is free.
+
+    `clips`, `pixels`: (B, 3, T, H, W) in [0, 1]; `keep`: (B, 1, T, H, W) of 0/1.
+    """
+    keep = keep.detach()
+    return F.mse_loss(pixels * keep, clips * keep)
+
+
+def privacy_objective(logits: Tensor, attributes: Tensor, prior: Tensor, objective: Literal["entropy", "prior", "negative"]) -> Tensor:
+    """What the anonymizer minimises on an adversary's answer. `logits`, `attributes`: (B, A); `prior`: (A,) in [0, 1].
+
+    `entropy`: BCE against 0.5 less its minimum (0 when the adversary says nothing, whatever is true); `prior`: the same
+    against each attribute's share of the training clips, for attributes that are rare; `negative`: −BCE (paper §3.4),
+    clipped at 1 an answer, beyond which a wrong adversary could be pushed without end.
+    """
+    if objective == "negative":
+        return -F.binary_cross_entropy_with_logits(logits, attributes, reduction="none").clamp(max=1.0).mean()
+    target = torch.full_like(prior, 0.5) if objective == "entropy" else prior
+    target = target.expand_as(logits)
+    least = F.binary_cross_entropy(target, target)  # the entropy of the target itself
+    return F.binary_cross_entropy_with_logits(logits, target) - least
+
+
+def ridge_r2(features: Tensor, attributes: Tensor, ridge: float) -> Tensor:
+    """Leave-one-out R² (A,) of ridge regression from standardised features (B, F) to attributes (B, A), in closed form.
+
+    With the kernel K = ZZᵀ/F of the standardised features and the hat matrix H = K(K + λI)⁻¹, the residual of sample i
+    when i is left out is (t − Ht)ᵢ / (1 − Hᵢᵢ) (Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, §7.10).
+    Differentiable in the features; 1 − Hᵢᵢ is kept above 0.05 for the sake of the gradient.
+    """
+    features, attributes = features.float(), attributes.float()
+    standard = (features - features.mean(0)) / (features.std(0) + 1e-4)
+    kernel = standard @ standard.T / features.shape[1]  # (B, B)
+    identity = torch.eye(len(kernel), device=kernel.device)
+    hat = torch.linalg.solve(kernel + ridge * identity, kernel).T
+    target = attributes - attributes.mean(0)
+    residual = (target - hat @ target) / (1 - hat.diagonal()).clamp_min(0.05)[:, None]
+    return 1 - residual.square().mean(0) / target.square().mean(0).clamp_min(1e-3)
+
+
+def ramp(step: int, steps: int) -> float:
+    """Grows linearly from 1/steps at step 0 to 1 at step `steps` − 1, then stays."""
+    return min(1.0, (step + 1) / max(1, steps))

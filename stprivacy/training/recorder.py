@@ -1,0 +1,112 @@
+"""What a run leaves behind while it plays: a line of progress, a history, metrics for MLflow, a checkpoint every epoch."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from stprivacy import tracking
+from stprivacy.config import Params
+from stprivacy.models.checkpoints import save_model, save_weights
+from stprivacy.training.loop import Phase
+from stprivacy.training.task import Game
+
+Save = Callable[[Callable[[Path], None], dict[str, float]], None]
+"""save(write, metrics): call write(folder), then keep the folder as this worker's part of a checkpoint."""
+SECONDS_PER_LINE = 10.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, as its checkpoint says."""
+
+    phase: str
+    epochs: int
+    """Finished epochs of the phase."""
+    world_size: int
+    metrics: dict[str, float]
+    """Means over the last epoch."""
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Progress":
+        return cls(**json.loads((checkpoint / "progress.json").read_text()))
+
+
+class Recorder:
+    """The loop's observer on one worker. Worker 0 speaks for all; every worker writes its part of a checkpoint."""
+
+    def __init__(self, params: Params, rank: int, world_size: int, save: Save, tracking_run: str | None):
+        self.params, self.rank, self.world_size, self.save = params, rank, world_size, save
+        self.run = tracking.attach(tracking_run) if tracking_run and rank == 0 else None
+        self.history: list[dict[str, float | str]] = []
+        self.init_model = Path(tempfile.mkdtemp(prefix="stprivacy-init-"))
+        self._last_line = self._last_step = time.monotonic()
+
+    def step(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        """Keep the step's metrics, and say now and then where the run is."""
+        if self.rank:
+            return
+        now = time.monotonic()
+        metrics = metrics | {"time/step_s": now - self._last_step}
+        self._last_step = now
+        self.history.append({"phase": phase, "step": step, **metrics})
+        if self.run:
+            self.run.later({f"{phase}/{name}" if phase == "init" else name: value for name, value in metrics.items()}, step)
+        if now - self._last_line > SECONDS_PER_LINE:
+            self._last_line = now
+            shown = " ".join(f"{name.split('/', 1)[1]} {value:.3f}" for name, value in metrics.items() if not name.startswith("time/"))
+            print(f"{phase} step {step + 1}: {shown} ({metrics['time/step_s']:.2f} s a step)", flush=True)
+
+    def epoch(self, phase: Phase, epoch: int) -> None:
+        """Write a checkpoint: engines, replay, history, and the model as it would be used."""
+        rows = [row for row in self.history if row["phase"] == phase.name]
+        recent = pd.DataFrame(rows[-max(1, len(rows) // (epoch + 1)) :]).drop(columns=["phase", "step"]) if rows else pd.DataFrame()
+        progress = Progress(phase.name, epoch + 1, self.world_size, {str(name): float(value) for name, value in recent.mean().items()})
+
+        def write(folder: Path) -> None:
+            phase.anonymizer.save(folder / "anonymizer-player")
+            if phase.adversary:
+                phase.adversary.save(folder / "adversary-player")
+                torch.save(phase.game.replay.state(), folder / f"replay-{self.rank}.pt")
+            if self.rank == 0:
+                self.write_model(phase.game, folder / "model")
+                pd.DataFrame(self.history).to_csv(folder / "history.csv", index=False)
+                if phase.adversary:
+                    shutil.copytree(self.init_model, folder / "init")
+                (folder / "progress.json").write_text(json.dumps(asdict(progress)))
+
+        self.save(write, progress.metrics)
+        if self.rank == 0:
+            if self.run:
+                self.run.flush()
+            print(f"{phase.name} epoch {epoch + 1} of {phase.num_epochs} done and saved", flush=True)
+
+    def restore(self, phase: Phase, checkpoint: Path | None) -> int:
+        """Take up a checkpoint of this phase, if that is what there is; gives the epoch to go on with."""
+        if checkpoint is None:
+            return 0
+        if not self.history and (checkpoint / "history.csv").exists():
+            self.history = pd.read_csv(checkpoint / "history.csv").to_dict("records")  # type: ignore[assignment]
+        progress = Progress.read(checkpoint)
+        if progress.phase != phase.name:
+            return 0
+        phase.anonymizer.load(checkpoint / "anonymizer-player")
+        if phase.adversary:
+            phase.adversary.load(checkpoint / "adversary-player")
+            phase.game.replay.load(torch.load(checkpoint / f"replay-{self.rank}.pt", weights_only=True))
+        if self.rank == 0:
+            print(f"going on after {phase.name} epoch {progress.epochs}", flush=True)
+        return progress.epochs
+
+    def write_model(self, game: Game, folder: Path) -> None:
+        """The anonymizer with its configuration, and the action recognizer that learned with it."""
+        networks, params = game.networks, self.params
+        config = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "channel", "clip")}
+        save_model(folder, networks.anonymizer, config | {"dataset": params.dataset.name, "seed": params.train.seed})
+        save_weights(folder / "action.safetensors", networks.action)

@@ -1,0 +1,241 @@
+"""The rules of the game (paper §3.4): who minimises what. Knows nothing of engines, workers, files or MLflow.
+
+    init         the anonymizer player learns to drop tubelets and still show the action; no adversary yet
+    adversarial  anonymizer player: L_spars + action_weight · L_action + privacy_weight · (privacy objective), adversaries frozen;
+                 adversary player: its own cross-entropy on released clips, detached
+
+B clips of this part, G clips of the global batch, A attributes, F features.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stprivacy.config import Channel, Clip, Recognizers, Train
+from stprivacy.models.anonymizer import Anonymizer, Painted, expand_keep
+from stprivacy.models.channel import transmit
+from stprivacy.models.recognizers import build_recognizer
+from stprivacy.randomness import keyed_gumbel, keyed_normal, keyed_seed
+from stprivacy.training import objectives
+from stprivacy.training.replay import Replay
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One of the equal parts of a global batch, in its order: worker by worker, micro-batch by micro-batch."""
+
+    clips: Tensor  # (B, 3, T, H, W) in [0, 1]
+    actions: Tensor  # (B,) int64
+    attributes: Tensor  # (B, A) of 0/1
+    samples: tuple[int, ...]  # which training clips these are: the key of their randomness
+    step: int
+    part: int = 0
+    num_parts: int = 1
+    peers: tuple[Tensor, ...] = ()  # features (G, F) of the global batch for the closed-form adversary, if looked up ahead
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Released clips for one turn of the adversary player: an entry an adversary."""
+
+    clips: tuple[Tensor, ...]  # each (B, 3, T, H, W)
+    attributes: tuple[Tensor, ...]  # each (B, A)
+
+
+@dataclass
+class Networks:
+    """All that plays: one anonymizer, recognizers that want the same thing, recognizers that want the opposite."""
+
+    anonymizer: Anonymizer
+    action: nn.Module
+    adversaries: nn.ModuleList
+    reference: nn.Module | None = None
+    """The action recognizer as init left it, frozen: keeps the release readable to others than the co-trained one."""
+    raw_trained: tuple[nn.Module, ...] = ()
+    """Frozen privacy recognizers trained on raw clips, whose features the closed-form adversary reads."""
+
+
+class Game:
+    """The modules and the two losses. Each loss takes its part of a global batch and gives (scalar, flat metrics).
+
+    `prior` (A,): each attribute's share of the training clips. `gather`: (B, …) of this worker → (W·B, …) of all workers
+    in their order; the default is one worker alone.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        train: Train,
+        channel: Channel,
+        clip: Clip,
+        recognizers: Recognizers,
+        prior: Tensor,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+    ):
+        self.networks, self.train, self.channel, self.clip, self.recognizers = networks, train, channel, clip, recognizers
+        self.prior, self.gather = prior, gather
+        self.replay = Replay(max((adversary.replay for adversary in train.game.adversaries), default=1))
+
+    # ------------------------------------------------------------------------------------------------ the players' losses
+
+    def init_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Phase 1, anonymizer player: ratio, polarisation, reconstruction of kept tubelets, action."""
+        weights, keep_ratio = self.train.init, self._eased_keep_ratio(batch.step)
+        painted = self._paint(batch, keep_ratio)
+        released = self._release(painted, batch, noisy=False)
+        keep = self._keep_pixels(painted, batch.clips)
+        ease = objectives.ramp(batch.step - weights.full_steps, weights.ease_steps) if keep_ratio < 1 else 0.0
+        loss, metrics = _weighted_sum(
+            {
+                "action": (weights.action_weight, F.cross_entropy(_run(self.networks.action, released), batch.actions)),
+                "reconstruction": (
+                    weights.reconstruction_weight,
+                    objectives.reconstruction_loss(batch.clips, painted.pixels.float(), keep),
+                ),
+                "ratio": (self.train.ratio_weight, objectives.ratio_loss(painted.decisions, keep_ratio)),
+                "polarisation": (self.train.polarisation_weight * ease, objectives.polarisation_loss(painted.probabilities)),
+            }
+        )
+        return loss, metrics | {"keep/share": keep.mean()}
+
+    def anonymizer_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Phase 2, anonymizer player: keep the action readable, leave nothing to the (frozen) adversaries."""
+        train, game, networks = self.train, self.train.game, self.networks
+        painted = self._paint(batch, self.networks.anonymizer.keep_ratio)
+        released = self._release(painted, batch, noisy=True)
+        self.replay.add(batch.step, released, batch.attributes)
+        ease = objectives.ramp(batch.step, game.ramp_steps)
+        networks.adversaries.requires_grad_(False)  # their weights are not this player's, and cost a third of the backward pass
+        answers = [_run(adversary, released) for adversary in networks.adversaries]
+        networks.adversaries.requires_grad_(True)
+        hidden = [objectives.privacy_objective(answer, batch.attributes, self.prior, game.objective) for answer in answers]
+        terms = {
+            "action": (train.action_weight, F.cross_entropy(_run(networks.action, released), batch.actions)),
+            "privacy": (train.privacy_weight * ease, torch.stack(hidden).mean()),
+            "ratio": (train.ratio_weight, objectives.ratio_loss(painted.decisions, networks.anonymizer.keep_ratio)),
+            "polarisation": (train.polarisation_weight, objectives.polarisation_loss(painted.probabilities)),
+        }
+        if networks.reference is not None:
+            terms["reference"] = (game.reference_weight, F.cross_entropy(_run(networks.reference, released), batch.actions))
+        if game.closed_form.weight:
+            terms["closed_form"] = (game.closed_form.weight * ease, self._closed_form_r2(released, batch).relu().mean())
+        loss, metrics = _weighted_sum(terms)
+        return loss, metrics | {"keep/share": painted.keep.detach().float().mean()}
+
+    def adversary_loss(self, recall: Recall) -> tuple[Tensor, Metrics]:
+        """Phase 2, adversary player: every adversary's own cross-entropy on released clips."""
+        losses = [
+            F.binary_cross_entropy_with_logits(_run(adversary, clips), attributes)
+            for adversary, clips, attributes in zip(self.networks.adversaries, recall.clips, recall.attributes, strict=True)
+        ]
+        names = [f"attack/{index}-{adversary.kind}/bce" for index, adversary in enumerate(self.train.game.adversaries)]
+        return torch.stack(losses).sum(), {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
+
+    # ------------------------------------------------------------------------------------------------ what a batch shares
+
+    def recall(self, step: int, turn: int, num_parts: int) -> list[Recall]:
+        """What the adversary player sees at a turn, in `num_parts` micro-batches: turn 0 is the newest release, later ones replay."""
+        drawn = [
+            self.replay.draw(adversary.replay, turn, ("replay", self.train.seed, step, turn, index))
+            for index, adversary in enumerate(self.train.game.adversaries)
+        ]
+        parts = [(clips.chunk(num_parts), attributes.chunk(num_parts)) for clips, attributes in drawn]
+        return [Recall(tuple(c[i] for c, _ in parts), tuple(a[i] for _, a in parts)) for i in range(num_parts)]
+
+    def look_ahead(self, parts: Sequence[Batch]) -> list[Batch]:
+        """Give every micro-batch its peers' features, since the closed-form adversary couples the clips of a global batch.
+
+        One more forward pass without gradients, needed under gradient accumulation alone; since all randomness is keyed, the
+        features are the ones that the pass with gradients sees again.
+        """
+        if len(parts) == 1 or not self.train.game.closed_form.weight:
+            return list(parts)
+        with torch.no_grad():
+            seen = []
+            for part in parts:
+                painted = self._paint(part, self.networks.anonymizer.keep_ratio)
+                released = self._release(painted, part, noisy=True)
+                seen.append([_features(network, released) for network in self._closed_form_networks(part.step)] + [part.attributes])
+            peers = tuple(self.gather(torch.cat(rows)) for rows in zip(*seen, strict=True))
+        return [replace(part, peers=peers) for part in parts]
+
+    def _closed_form_r2(self, released: Tensor, batch: Batch) -> Tensor:
+        """R² of the closed-form adversary, (networks, A), over the global batch, with gradients to this part's release."""
+        live = [_features(network, released) for network in self._closed_form_networks(batch.step)]
+        *features, attributes = batch.peers or tuple(self.gather(rows.detach()) for rows in [*live, batch.attributes])
+        coupled = [_in_global_batch(mine, peers, batch) for mine, peers in zip(live, features, strict=True)]
+        return torch.stack([objectives.ridge_r2(rows, attributes, self.train.game.closed_form.ridge) for rows in coupled])
+
+    def _closed_form_networks(self, step: int) -> list[nn.Module]:
+        """Recognizers drawn anew for this step, the same on every worker, and the frozen raw-trained ones."""
+        device, dtype = _where(self.networks.action)
+        num_attributes, random = len(self.prior), []
+        for index, kind in enumerate(self.train.game.closed_form.random_kinds):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(keyed_seed("closed-form", self.train.seed, step, index))
+                network = build_recognizer(kind, num_attributes, self.recognizers, self.clip)
+            random.append(network.requires_grad_(False).to(device, dtype))
+        return random + list(self.networks.raw_trained if self.train.game.closed_form.raw_trained else ())
+
+    # ------------------------------------------------------------------------------------------------ from clip to release
+
+    def _paint(self, batch: Batch, keep_ratio: float) -> Painted:
+        anonymizer = self.networks.anonymizer
+        device, dtype = _where(anonymizer)
+        gumbel = keyed_gumbel(anonymizer.gumbel_shape, ("gumbel", self.train.seed, batch.step), batch.samples, device)
+        return anonymizer(batch.clips.to(dtype), keep_ratio, gumbel)
+
+    def _release(self, painted: Painted, batch: Batch, noisy: bool) -> Tensor:
+        key = ("channel", self.train.seed, batch.step)
+        noise = keyed_normal(batch.clips.shape[1:], key, batch.samples, batch.clips.device) if noisy and self.channel.noise else None
+        return transmit(painted, self.channel, self.networks.anonymizer.tubelet, noise)
+
+    def _keep_pixels(self, painted: Painted, clips: Tensor) -> Tensor:
+        """(B, 1, T, H, W) of 0/1."""
+        return expand_keep(painted.keep.float(), self.networks.anonymizer.tubelet, (clips.shape[-2], clips.shape[-1]))
+
+    def _eased_keep_ratio(self, step: int) -> float:
+        """Init: 1 for `full_steps`, then the kept share falls linearly to its target over `ease_steps`."""
+        init, target = self.train.init, self.networks.anonymizer.keep_ratio
+        num_blocks = self.networks.anonymizer.num_sparsifications
+        if step < init.full_steps or num_blocks == 0:
+            return 1.0
+        share = 1 - (1 - target**num_blocks) * objectives.ramp(step - init.full_steps, init.ease_steps)
+        return share ** (1 / num_blocks)
+
+
+def _run(network: nn.Module, clips: Tensor) -> Tensor:
+    """Logits in fp32 of a network that may be kept in bf16."""
+    return network(clips.to(_where(network)[1])).float()
+
+
+def _features(network: nn.Module, clips: Tensor) -> Tensor:
+    return network.features(clips.to(_where(network)[1])).float()  # (B, F)
+
+
+def _where(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    parameter = next(network.parameters())
+    return parameter.device, parameter.dtype
+
+
+def _in_global_batch(mine: Tensor, peers: Tensor, batch: Batch) -> Tensor:
+    """`peers` (G, F) with this part's rows alive: `mine` (B, F).
+
+    Engines average gradients over parts, while a loss of the whole batch, computed alike in every part, wants their sum:
+    so this part's gradient counts `num_parts` times. The values are untouched.
+    """
+    first = batch.part * len(mine)
+    alive = batch.num_parts * mine - (batch.num_parts - 1) * mine.detach()
+    return torch.cat([peers[:first], alive, peers[first + len(mine) :]])
+
+
+def _weighted_sum(terms: dict[str, tuple[float, Tensor]]) -> tuple[Tensor, Metrics]:
+    """Σ weight · value over named (weight, value) terms, and the values as `loss/<name>` metrics."""
+    total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+    metrics = {f"loss/{name}": value.detach() for name, (_, value) in terms.items()}
+    return total, metrics | {"loss/total": total.detach()}

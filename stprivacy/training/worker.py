@@ -1,0 +1,116 @@
+"""What one worker of a training run does: build the game, take up a checkpoint, play the phases.
+
+It knows neither Ray nor where checkpoints are kept: `save` and `gather` are handed in.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stprivacy.config import Params
+from stprivacy.data.clips import ClipViews, ShardReader
+from stprivacy.errors import RunError
+from stprivacy.models.channel import to_float
+from stprivacy.training.batches import GlobalBatches
+from stprivacy.training.engine import build_engine
+from stprivacy.training.loop import Phase, play
+from stprivacy.training.players import adversary_player, anonymizer_player, build_networks, start_from_init
+from stprivacy.training.recorder import Progress, Recorder, Save
+from stprivacy.training.task import Game
+
+NUM_CLIPS_OF_IDENTITY_START = 200
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a run needs, in a form that travels to a worker."""
+
+    params: Params
+    shards: Path
+    recognizers: Path
+    init: Path | None = None
+    """An init phase that is done already (anonymizer and action recognizer), or None."""
+    tracking_run: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for Ray to send."""
+        paths = {"shards": str(self.shards), "recognizers": str(self.recognizers), "init": str(self.init) if self.init else None}
+        return {"params": self.params.model_dump(mode="json"), "tracking_run": self.tracking_run, **paths}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "TrainingJob":
+        init = Path(plain["init"]) if plain["init"] else None
+        return cls(Params.model_validate(plain["params"]), Path(plain["shards"]), Path(plain["recognizers"]), init, plain["tracking_run"])
+
+
+def run_worker(
+    job: TrainingJob, rank: int, world_size: int, checkpoint: Path | None, save: Save, gather: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Play what is left of the run. `checkpoint`: the folder that the last `save` wrote, with all workers' files in it."""
+    params, train = job.params, job.params.train
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    reader = ShardReader(job.shards, "train")
+    batches = GlobalBatches(reader, params.clip, train, rank, world_size, device)
+    recorder = Recorder(params, rank, world_size, save, job.tracking_run)
+    reached = _reached(checkpoint, world_size)
+
+    init_model = checkpoint / "init" if checkpoint and reached and reached.phase == "game" else job.init
+    if init_model:
+        shutil.copytree(init_model, recorder.init_model, dirs_exist_ok=True)
+    else:
+        game = _game(params, reader, job.recognizers, gather, device)
+        player = anonymizer_player(game.networks, train, "init", train.init.epochs * batches.steps_per_epoch)
+        init = Phase("init", train.init.epochs, game, build_engine(player, train, batches.num_parts))
+        play(init, batches, recorder.restore(init, checkpoint), recorder)
+        recorder.write_model(game, recorder.init_model)
+
+    game = _game(params, reader, job.recognizers, gather, device, recorder.init_model)
+    num_steps = train.game.epochs * batches.steps_per_epoch
+    anonymizer = build_engine(anonymizer_player(game.networks, train, "game", num_steps), train, batches.num_parts)
+    adversary = build_engine(adversary_player(game.networks, train, num_steps * train.game.adversary_steps), train, batches.num_parts)
+    phase = Phase("game", train.game.epochs, game, anonymizer, adversary, train.game.adversary_steps)
+    play(phase, batches, recorder.restore(phase, checkpoint), recorder)
+
+
+def _reached(checkpoint: Path | None, world_size: int) -> Progress | None:
+    """How far the checkpoint is. Raises RunError when it is of another number of workers."""
+    if checkpoint is None:
+        return None
+    progress = Progress.read(checkpoint)
+    if progress.world_size != world_size:
+        raise RunError(
+            f"the checkpoint is of {progress.world_size} workers and this run has {world_size}: set STPRIVACY_NUM_WORKERS={progress.world_size}, "
+            "or remove the run's folder under .cache/stprivacy/train to start again"
+        )
+    return progress
+
+
+def _game(
+    params: Params,
+    reader: ShardReader,
+    recognizers: Path,
+    gather: Callable[[torch.Tensor], torch.Tensor],
+    device: torch.device,
+    init_model: Path | None = None,
+) -> Game:
+    """The game before init, or, given the model that init left, before the adversarial phase.
+
+    Each phase gets networks and engines of its own: an engine's hooks stay on the parameters that it has seen.
+    """
+    train, info = params.train, reader.info
+    views = ClipViews(reader, params.clip, num_clips=1, num_crops=1)
+    first = torch.stack([torch.from_numpy(views[index][0]) for index in range(min(NUM_CLIPS_OF_IDENTITY_START, len(reader)))])
+    networks = build_networks(params, len(info.actions), len(info.attributes), recognizers, to_float(first))
+    if init_model:
+        start_from_init(networks, train, init_model)
+    frozen_dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32  # engines convert what they train
+    for network in (networks.anonymizer, networks.action, networks.adversaries):
+        network.to(device).train()
+    for network in (*networks.raw_trained, *([networks.reference] if networks.reference else [])):
+        network.to(device, frozen_dtype)
+    prior = torch.from_numpy(reader.attributes).mean(0).to(device)
+    return Game(networks, train, params.channel, params.clip, params.recognizers, prior, gather)

@@ -1,0 +1,53 @@
+"""One worker, two workers and gradient accumulation play the same game; DeepSpeed plays what plain torch plays."""
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from tests.distributed.two_workers import play_steps, tiny_train, worker
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The yardstick: one process, plain torch, the whole batch at once."""
+    return play_steps(0, 1, tiny_train(engine="torch"))
+
+
+def on_workers(world_size, train, folder):
+    mp.spawn(worker, args=(world_size, train, str(folder)), nprocs=world_size)
+    return torch.load(folder / "metrics-0.pt", weights_only=True)
+
+
+def assert_same_game(ours, expected, tolerance):
+    assert len(ours) == len(expected)
+    for step, (mine, theirs) in enumerate(zip(ours, expected, strict=True)):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert mine[name] == pytest.approx(value, abs=tolerance), f"step {step}, {name}"
+
+
+def test_the_closed_form_adversary_and_the_replay_take_part(alone):
+    assert alone[0]["loss/closed_form"] > 0
+    assert alone[-1]["turn0/attack/0-cnn3d/bce"] != alone[-1]["turn1/attack/0-cnn3d/bce"]
+
+
+@pytest.mark.parametrize("micro_batch", [4, 2])
+def test_gradient_accumulation_does_not_change_the_game(alone, micro_batch):
+    assert_same_game(play_steps(0, 1, tiny_train(engine="torch", micro_batch=micro_batch)), alone, 2e-4)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_deepspeed_on_two_workers_plays_what_torch_plays_alone(alone, zero_stage, tmp_path):
+    assert_same_game(on_workers(2, tiny_train(zero_stage=zero_stage), tmp_path), alone, 2e-4)
+
+
+@pytest.mark.timeout(300)
+def test_deepspeed_with_accumulation_on_two_workers(alone, tmp_path):
+    assert_same_game(on_workers(2, tiny_train(micro_batch=2), tmp_path), alone, 2e-4)
+
+
+@pytest.mark.timeout(300)
+def test_bf16_stays_near_fp32(alone, tmp_path):
+    ours = on_workers(2, tiny_train(precision="bf16"), tmp_path)
+    assert ours[0]["loss/total"] == pytest.approx(alone[0]["loss/total"], rel=0.1)

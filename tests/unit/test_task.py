@@ -1,0 +1,93 @@
+"""The rules of the game: who learns from what, and what is drawn from which key."""
+
+import pytest
+import torch
+
+from stprivacy.config import Adversary, ClosedForm
+from stprivacy.config import Game as GameParams
+from stprivacy.training.task import Batch
+from tests.distributed.two_workers import GLOBAL_BATCH, global_batch, play_steps, tiny_game, tiny_train
+
+
+def one_batch(step: int = 0, samples: range = range(GLOBAL_BATCH)) -> Batch:
+    rows = list(samples)
+    return Batch(**{name: values[rows] for name, values in global_batch(step).items()}, samples=tuple(rows), step=step)
+
+
+@pytest.fixture
+def game():
+    return tiny_game(tiny_train(engine="torch"), lambda rows: rows)
+
+
+def gradients(module: torch.nn.Module) -> float:
+    return sum(p.grad.abs().sum().item() for p in module.parameters() if p.grad is not None)
+
+
+def test_the_anonymizer_player_moves_neither_adversaries_nor_the_reference(game):
+    loss, _ = game.anonymizer_loss(one_batch())
+    loss.backward()
+    assert gradients(game.networks.anonymizer) > 0
+    assert gradients(game.networks.action) > 0
+    assert gradients(game.networks.adversaries) == 0
+    assert gradients(game.networks.reference) == 0
+
+
+def test_the_adversary_player_moves_adversaries_alone(game):
+    game.anonymizer_loss(one_batch())
+    loss, _ = game.adversary_loss(game.recall(step=0, turn=0, num_parts=1)[0])
+    loss.backward()
+    assert gradients(game.networks.adversaries) > 0
+    assert gradients(game.networks.anonymizer) == gradients(game.networks.action) == 0
+
+
+def test_init_knows_no_adversary(game):
+    loss, metrics = game.init_loss(one_batch())
+    loss.backward()
+    assert gradients(game.networks.adversaries) == 0
+    assert set(metrics) == {"loss/action", "loss/reconstruction", "loss/ratio", "loss/polarisation", "loss/total", "keep/share"}
+
+
+def test_init_keeps_everything_at_first_and_eases_to_the_target():
+    train = tiny_train(init={"full_steps": 3, "ease_steps": 10})
+    game = tiny_game(train, lambda rows: rows)
+    ratios = [game._eased_keep_ratio(step) for step in range(20)]
+    assert ratios[:3] == [1.0] * 3
+    assert all(late <= early for early, late in zip(ratios, ratios[1:], strict=False))
+    assert ratios[-1] == pytest.approx(game.networks.anonymizer.keep_ratio)
+
+
+def test_adversaries_see_released_clips_and_nothing_else(game):
+    game.anonymizer_loss(one_batch())
+    clips, _ = game.replay.draw(1, 0, ())
+    assert torch.equal((clips * 255).round() / 255, clips)
+    assert not torch.allclose(clips, one_batch().clips, atol=0.05)
+
+
+def test_the_noise_belongs_to_the_sample_and_the_step_not_to_its_place_in_the_batch(game):
+    game.networks.anonymizer.eval()  # no Gumbel draws: what is left is the channel's noise
+    game.anonymizer_loss(one_batch(samples=range(4)))
+    first, _ = game.replay.draw(1, 0, ())
+    game.anonymizer_loss(one_batch(step=1))
+    other_step, _ = game.replay.draw(1, 0, ())
+    game.replay.load({})
+    game.anonymizer_loss(one_batch(samples=range(2, 6)))
+    moved, _ = game.replay.draw(1, 0, ())
+    assert torch.equal(first[2:4], moved[:2])
+    assert not torch.equal(first, other_step[:4])
+
+
+def test_the_paper_s_game_needs_neither_closed_form_nor_reference():
+    plain = GameParams(
+        objective="negative",
+        reference_weight=0,
+        adversaries=(Adversary(start="fresh", replay=0),),
+        adversary_steps=1,
+        closed_form=ClosedForm(weight=0),
+    )
+    metrics = play_steps(0, 1, tiny_train(engine="torch", game=plain))
+    assert "loss/closed_form" not in metrics[0]
+    assert metrics[0]["loss/privacy"] <= 0
+
+
+def test_playing_twice_gives_the_same_game():
+    assert play_steps(0, 1, tiny_train(engine="torch")) == play_steps(0, 1, tiny_train(engine="torch"))
