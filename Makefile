@@ -1,0 +1,82 @@
+# `make` alone lists what there is. Needs Python ≥ 3.11, git, make and g++; everything else comes into .venv from constraints.txt.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.PHONY: help setup repro test bench lint readme lock clean
+
+EXTRAS ?= dev
+BIN := $(CURDIR)/.venv/bin
+# DVC starts the stages by `python`: it has to be this one.
+export PATH := $(BIN):$(PATH)
+# Two OpenMP threads on two busy cores cost a time slice an operation; Ray and torch bring the parallelism.
+export OMP_NUM_THREADS := 1
+# Activations are given back to the allocator, not to the system: a quarter less system time in training.
+export MALLOC_MMAP_THRESHOLD_ := 268435456
+export MALLOC_TRIM_THRESHOLD_ := 536870912
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The stamp is named after the content of the lock, so that a checkout that only touches the files rebuilds nothing.
+LOCK := $(shell cat constraints.txt pyproject.toml 2>/dev/null | cksum | tr -d ' ')
+STAMP := .venv/installed-$(LOCK)-$(EXTRAS)
+
+help:  ## this list
+	@echo "Two commands are enough:  make repro   and   make test"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo
+	@echo "Another data set:  .venv/bin/stprivacy params use weizmann && make repro      The command line:  .venv/bin/stprivacy --help"
+
+setup: $(STAMP)  ## make .venv from the lock, when it is missing or stale (EXTRAS=dev,gpu,k8s for more)
+
+$(STAMP):
+	@command -v git > /dev/null || { echo "error: git is missing; install it (Debian: apt-get install git)" >&2; exit 2; }
+	command -v g++ > /dev/null || { echo "error: g++ is missing, and DeepSpeed needs it; install it (Debian: apt-get install g++)" >&2; exit 2; }
+	python=""
+	for candidate in $${PYTHON:-python3.11 python3.12 python3.13 python3}; do
+		if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then python="$$candidate"; break; fi
+	done
+	if [ -z "$$python" ]; then
+		echo "error: no Python from 3.11 with venv here; install one (Debian: apt-get install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3.11" >&2
+		exit 2
+	fi
+	if ! $(BIN)/python -m pip --version > /dev/null 2>&1; then "$$python" -m venv --clear .venv; fi
+	rm -f .venv/installed-*
+	pip="$(BIN)/python -m pip install --quiet --constraint constraints.txt"
+	echo "setup: torch and build tools, into .venv (minutes the first time)"
+	# torch by name, or pip may take another version's build; DeepSpeed after it, since it builds against it, without kernels.
+	$$pip setuptools ninja "$$(grep '^torch==' constraints.txt)"
+	echo "setup: DeepSpeed"
+	DS_BUILD_OPS=0 $$pip --no-build-isolation deepspeed
+	echo "setup: everything else"
+	$$pip --no-build-isolation --editable ".[$(EXTRAS)]"
+	touch $@
+
+repro: setup  ## the whole pipeline (dvc repro), what came out of it, and where the time went
+	@dvc repro
+	stprivacy show
+	stprivacy times
+
+test: setup  ## all tests, slowest named at the end (PYTEST="-k words" for some)
+	@python -m pytest $(PYTEST)
+
+bench: setup  ## speed beside the authors' modules, in one run (STPRIVACY_REFERENCE names their folder)
+	@python -m benchmarks.run
+
+lint: setup  ## ruff, mypy and codespell
+	@ruff check .
+	mypy
+	codespell
+
+readme: setup  ## put the last run's table and picture into README.md and docs/
+	@stprivacy show --into README.md --figure docs/released.png
+
+lock: setup  ## write constraints.txt anew from what .venv holds (EXTRAS=dev,gpu,k8s, or it loses theirs)
+	@head -2 constraints.txt > constraints.new
+	python -m pip freeze --all --exclude pip --exclude wheel --exclude-editable | sed 's/^\(torch==[^+]*\)+.*/\1/' | LC_ALL=C sort -f >> constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## what tools leave behind (not .venv, data, models or results)
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

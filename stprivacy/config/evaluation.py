@@ -1,0 +1,60 @@
+"""Sections about judging: attackers, the methods compared, the front, and what the tracking server may see."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stprivacy.config.base import Count, KeepRatio, Positive, Section, Share, Weight
+from stprivacy.config.networks import NetworkKind
+
+
+class Attack(Section):
+    """How a fresh attacker is trained on released training clips."""
+
+    kinds: Annotated[tuple[NetworkKind, ...], Field(min_length=1)] = ("cnn3d", "cnn2d")
+    """Privacy attackers; the strongest on val counts."""
+    action_kind: NetworkKind = "cnn3d"
+    min_epochs: Count = 12
+    max_epochs: Count = 24
+    patience: Count = 4
+    """Epochs without a better val score after which an attacker stops (never before min_epochs)."""
+    learning_rate: Positive = 3e-3
+    weight_decay: Weight = 0.01
+    batch: Count = 32
+    train_windows: Count = 1
+    """Windows of each training video that are released and learned from."""
+    num_clips: Count = 1
+    num_crops: Annotated[int, Field(ge=1, le=3)] = 1
+    """Views of a val or test video whose predictions are averaged (the paper: 5 × 3)."""
+
+
+class Evaluate(Section):
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("downsample-2", "downsample-4", "blur", "stprivacy")
+    kept_shares: Annotated[tuple[KeepRatio, ...], Field(min_length=1)] = (0.7, 0.4)
+    """Kept shares at which the one trained model is judged, attackers fresh at each."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Seeds of the attackers."""
+    attack: Attack = Attack()
+
+
+class Tracking(Section):
+    log_raw_clips: bool = False
+    """Put pictures of raw clips on the tracking server, too. VP-Synth's are always shown: nobody is in them."""
+
+
+class Policy(Section):
+    """Which point of the front to release with: the most private one whose action is good enough."""
+
+    least_action_of_raw: Share = 0.9
+    """Its val action top-1 is at least this share of raw video's."""
+
+
+class Pareto(Section):
+    kept_shares: tuple[KeepRatio, ...] = ()
+    """Kept shares at which each trial of the sweep is judged beside its own, without retraining; empty for its own alone."""
+    policy: Policy = Policy()
+
+
+class Register(Section):
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "stprivacy-anonymizer"
+    """The registered model whose versions are the front's learned points."""

@@ -1,0 +1,58 @@
+"""The whole of params.yaml, and what its sections ask of one another."""
+
+from pydantic import ConfigDict, Field, model_validator
+
+from stprivacy.config.base import Section
+from stprivacy.config.data import Clip, Dataset, Preprocess, Shard
+from stprivacy.config.evaluation import Evaluate, Pareto, Register, Tracking
+from stprivacy.config.networks import Channel, Model, Recognizers
+from stprivacy.config.training import Sweep, Train
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    dataset: Dataset
+    clip: Clip
+    preprocess: Preprocess
+    shard: Shard
+    model: Model
+    channel: Channel
+    recognizers: Recognizers
+    train: Train
+    sweep: Sweep = Sweep()
+    evaluate: Evaluate
+    pareto: Pareto = Pareto()
+    registering: Register = Field(Register(), alias="register")
+    """`register` in the file; pydantic has a method of that name."""
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "Params":
+        frames, rows, columns = self.model.tubelet
+        for key, size, step in (
+            ("clip.num_frames", self.clip.num_frames, frames),
+            ("clip.size", self.clip.size, rows),
+            ("clip.size", self.clip.size, columns),
+        ):
+            if size % step:
+                raise ValueError(f"{key} {size} is not a multiple of model.tubelet's {step}; take {step * (size // step + 1)}")
+        for adversary in self.train.game.adversaries:
+            if adversary.start == "raw" and adversary.kind not in self.evaluate.attack.kinds:
+                raise ValueError(
+                    f"train.game.adversaries: {adversary.kind} starts from a raw recognizer, but evaluate.attack.kinds trains none; "
+                    f"add {adversary.kind} there or set start: fresh"
+                )
+        if self.train.action_kind != self.evaluate.attack.action_kind:
+            raise ValueError(
+                f"train.action_kind {self.train.action_kind} starts from the raw recognizer of evaluate.attack.action_kind "
+                f"{self.evaluate.attack.action_kind}; set both alike"
+            )
+        if self.preprocess.short_side < self.clip.size:
+            raise ValueError(
+                f"preprocess.short_side {self.preprocess.short_side} is below clip.size {self.clip.size}; "
+                f"raise it to at least {self.clip.size}"
+            )
+        return self

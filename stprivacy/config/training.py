@@ -1,0 +1,152 @@
+"""Sections about training: the two phases of the game, its players, and the engine."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stprivacy.config.base import Count, Positive, Section, Share, Weight
+from stprivacy.config.networks import NetworkKind
+
+
+class InitPhase(Section):
+    """Phase 1: L_spars + L_action (+ reconstruction of kept tubelets); no adversary yet."""
+
+    epochs: Count = 3
+    learning_rate: Positive = 1e-3
+    action_weight: Weight = 1.0
+    reconstruction_weight: Weight = 10.0
+    full_steps: Annotated[int, Field(ge=0)] = 30
+    """First steps without any sparsification."""
+    ease_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps over which the target ratio then falls from 1 to r."""
+
+
+class Adversary(Section):
+    kind: NetworkKind = "cnn3d"
+    start: Literal["raw", "fresh"] = "raw"
+    """Start from the recognizer that evaluate-raw trained on raw clips, or from nothing."""
+    learning_rate: Positive = 2e-3
+    replay: Annotated[int, Field(ge=0)] = 30
+    """Past releases (global batches) that its later steps draw from; 0 for none."""
+
+
+class ClosedForm(Section):
+    """Ridge regression from features to attributes within the global batch, leave-one-out; its R² is penalised."""
+
+    weight: Weight = 10.0
+    ridge: Positive = 0.1
+    random_kinds: tuple[NetworkKind, ...] = ("cnn3d", "cnn2d")
+    """Random recognizers, drawn anew each step, whose features are attacked."""
+    raw_trained: bool = True
+    """Also attack the features of the frozen raw-trained recognizers."""
+
+
+class Game(Section):
+    """Phase 2: anonymizer player against adversary player (paper §3.4)."""
+
+    epochs: Count = 8
+    learning_rate: Positive = 5e-4
+    decay_from: Share = 0.6
+    """Share of the steps after which the anonymizer's rate falls linearly to a tenth; `schedule: cosine` ignores it."""
+    ramp_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps over which the privacy terms grow to their weight."""
+    objective: Literal["entropy", "prior", "negative"] = "entropy"
+    """Privacy objective: BCE towards 0.5, BCE towards the attribute's share of training clips, or −BCE as in the paper."""
+    reference_weight: Weight = 1.0
+    """Weight of the frozen reference recognizer's cross-entropy."""
+    adversaries: tuple[Adversary, ...] = (Adversary(), Adversary(start="fresh"), Adversary(kind="cnn2d"))
+    adversary_steps: Count = 4
+    """Steps of the adversary player after each step of the anonymizer player."""
+    closed_form: ClosedForm = ClosedForm()
+
+
+class Train(Section):
+    """The adversarial training (Ray Train, one engine a player)."""
+
+    seed: int = 0
+    privacy_weight: Weight = 15.0
+    action_weight: Weight = 1.0
+    ratio_weight: Weight = 8.0
+    """Weight of the ratio loss (eq. 7)."""
+    polarisation_weight: Weight = 0.1
+    """Weight of 4p(1 − p), which keeps the keep probabilities away from a coin flip."""
+    action_kind: NetworkKind = "cnn3d"
+    action_learning_rate: Positive = 1e-3
+    weight_decay: Weight = 0.01
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    gradient_clip: Weight = 1.0
+    """Largest gradient norm of the anonymizer player; 0 for no limit."""
+    schedule: Literal["decay", "cosine"] = "decay"
+    init: InitPhase = InitPhase()
+    game: Game = Game()
+    global_batch: Annotated[int, Field(ge=2)] = 24
+    """Clips of one step over all workers; the number of workers does not change the result."""
+    micro_batch: Count = 24
+    """Most clips that a worker runs at once; the rest is gradient accumulation."""
+    num_workers: Count = 2
+    """Ray Train workers (STPRIVACY_NUM_WORKERS overrides)."""
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    zero_stage: Literal[0, 1, 2] = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    loader_processes: Annotated[int, Field(ge=0)] = 0
+    """Processes that read clips ahead, per worker; 0 reads in the training process."""
+    warm_start: str | None = None
+    """A timm ViT or an authors' state dict (.safetensors) to start the anonymizer from."""
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> "Train":
+        if self.engine == "torch" and self.precision == "bf16":
+            raise ValueError("precision bf16 needs engine: deepspeed; the torch engine is fp32")
+        return self
+
+
+class Range(Section):
+    """Values from `low` to `high`, drawn uniformly, or uniformly in the logarithm."""
+
+    low: Positive
+    high: Positive
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _low_is_lower(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}; exchange them")
+        return self
+
+
+Values = Annotated[tuple[Positive, ...], Field(min_length=1)] | Range
+"""A list to choose from, or a range."""
+
+
+class Sweep(Section):
+    """Ray Tune over kept share and loss weights. Every trial plays the game from models/init and ends with fresh attackers."""
+
+    kept_share: Values = (0.4, 0.7)
+    """r^M, the share of tubelets that is left after all sparsification blocks; every value at most 1."""
+    privacy_weight: Values = (15.0,)
+    action_weight: Values = (1.0,)
+    search: Literal["grid", "random", "optuna"] = "grid"
+    """All combinations of lists; random draws; or Optuna on two objectives (val action up, val leak above the action-only floor down)."""
+    num_trials: Count = 3
+    """At most so many configurations; a grid is cut there."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Each configuration is played with each of these."""
+    epochs: Count | None = None
+    """Epochs of a trial's game; null for those of `train.game`."""
+    num_workers: Count = 1
+    """Ray Train workers of a trial."""
+    grace_epochs: Count = 2
+    """A trial is not given up before so many epochs."""
+    hopeless: Annotated[float, Field(gt=0)] = 1.1
+    """It then stops when its action loss over an epoch is above this share of a constant answer's (ln of the number of actions)."""
+
+    @model_validator(mode="after")
+    def _values_fit(self) -> "Sweep":
+        largest = self.kept_share.high if isinstance(self.kept_share, Range) else max(self.kept_share)
+        if largest > 1:
+            raise ValueError(f"kept_share {largest:g} is above 1; it is a share of the tubelets: take at most 1")
+        if self.search == "grid":
+            for name in ("kept_share", "privacy_weight", "action_weight"):
+                if isinstance(getattr(self, name), Range):
+                    raise ValueError(f"{name} is a range, and search grid needs lists; list its values or set search: random")
+        return self
