@@ -1,9 +1,14 @@
 """Which videos a data set has and what is known of each: file, action, split, group, attributes.
 
-One function a kind of data set, all giving `Catalogue`; what the labels and the folder do not agree on is counted in its report.
+One function a kind of data set, all giving `Catalogue`; what the labels and the folder do not agree on is counted in its
+report. VP-HMDB51 and VP-UCF101 are in `annotations_vp.py`, PA-HMDB51 is in `annotations_pa.py`.
 """
 
 import csv
+import hashlib
+import os
+import posixpath
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +18,7 @@ from stprivacy.config import VP_ATTRIBUTES, FolderDataset, WeizmannDataset
 from stprivacy.errors import UserError
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"}
+FOLDER_COLUMNS = ("file", "action", "split", "group")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Video:
 class Catalogue:
     """All usable videos of a data set."""
 
+    root: Path
+    """The folder that their paths begin with."""
     videos: tuple[Video, ...]
     attributes: tuple[str, ...]
     report: dict[str, list[str]] = field(default_factory=dict)
@@ -47,16 +55,22 @@ class Catalogue:
 
 
 def key_of(file: str) -> str:
-    """A file's path below its data set's folder as a key: everything but letters, digits and `-` becomes `_`."""
-    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "_" for c in str(Path(file).with_suffix("")))
+    """A file's path below its data set's folder as a key: `/` and what is neither letter, digit nor `-` becomes `_`.
+
+    A name that loses more than its slashes gets a digest, or all names in a non-Latin script would be one.
+    """
+    name = Path(file).with_suffix("").as_posix()
+    key = "".join(c if c.isascii() and (c.isalnum() or c == "-") else "_" for c in name)
+    return key if key == name.replace("/", "_") else f"{key}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
 
 
 def videos_below(folder: Path) -> list[Path]:
-    """All video files below a folder, sorted. Raises UserError when there is none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES) if folder.is_dir() else []
-    if not found:
+    """All video files below a folder, links followed, sorted. Raises UserError when there is none."""
+    found = sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    videos = [path for path in found if path.suffix.lower() in VIDEO_SUFFIXES]
+    if not videos:
         raise UserError(f"{folder}: no videos there; put or link them there, or set dataset.source to their folder")
-    return found
+    return videos
 
 
 def from_table(root: Path, rows: Iterable[dict[str, object]]) -> Catalogue:
@@ -72,69 +86,118 @@ def from_table(root: Path, rows: Iterable[dict[str, object]]) -> Catalogue:
         )
         for row in rows
     ]
-    return Catalogue(tuple(videos), VP_ATTRIBUTES)
+    return Catalogue(root, tuple(videos), VP_ATTRIBUTES)
 
 
 def weizmann(dataset: WeizmannDataset) -> Catalogue:
     """`<person>_<action>.avi`: test holds the cells with (person + action) mod 5 = split, so that train has every person and action.
 
-    The attributes are the identities, one against the rest.
+    The attributes are the identities, one against the rest. Where a person does an action twice (`run1`, `run2`), both
+    clips are in one cell and one group; `wave1` and `wave2` are different actions.
     """
-    files = {path: path.stem.split("_", 1) for path in videos_below(Path(dataset.source))}
+    root = Path(dataset.source)
+    files = {path: path.stem.split("_", 1) for path in videos_below(root)}
     odd = [path.name for path, parts in files.items() if len(parts) != 2]
     if odd:
         raise UserError(f"{dataset.source}: {odd[0]} is not named <person>_<action>.avi; remove it or rename it")
     persons = sorted({person for person, _ in files.values()})
-    actions = sorted({action for _, action in files.values()})
+    written = {action for _, action in files.values()}
+    action_of = {action: action[:-1] if action[-1:] in "12" and action[:-1] in written else action for action in written}
+    actions = sorted(set(action_of.values()))
     videos = [
         Video(
             key=key_of(path.name),
             path=path,
-            action=action,
-            split="test" if (persons.index(person) + actions.index(action)) % 5 == dataset.split else "train",
-            group=path.name,
+            action=action_of[action],
+            split="test" if (persons.index(person) + actions.index(action_of[action])) % 5 == dataset.split else "train",
+            group=f"{person}_{action_of[action]}",
             attributes=tuple(float(person == other) for other in persons),
         )
         for path, (person, action) in files.items()
     ]
-    return Catalogue(tuple(videos), tuple(f"person_{person}" for person in persons))
+    return Catalogue(root, tuple(videos), tuple(f"person_{person}" for person in persons))
 
 
 def folder(dataset: FolderDataset) -> Catalogue:
     """Videos below `source` with a CSV: file, action, split, optionally group, then one 0/1 column an attribute."""
     labels, root = Path(dataset.labels), Path(dataset.source)
-    if not labels.exists():
-        raise UserError(f"{labels}: no such file; dataset.labels names the CSV with columns file, action, split and the attributes")
-    with open(labels, newline="") as file:
-        rows = list(csv.DictReader(file))
-    fixed = ("file", "action", "split", "group")
-    columns = list(rows[0]) if rows else []
-    lacking = [name for name in fixed[:3] if name not in columns]
-    attributes = tuple(name for name in columns if name not in fixed)
+    columns, rows = _read_csv(labels)
+    attributes = tuple(name for name in columns if name not in FOLDER_COLUMNS)
+    lacking = [name for name in FOLDER_COLUMNS[:3] if name not in columns]
     if lacking or not attributes:
-        raise UserError(f"{labels}: column {lacking[0] if lacking else 'of an attribute'} is missing; see params/folder.yaml")
+        raise UserError(f"{labels}: column {lacking[0] if lacking else 'of an attribute'} is missing; the first line names the columns")
     present = {path.relative_to(root).as_posix(): path for path in videos_below(root)}
-    videos = [_folder_video(labels, number, row, attributes, present) for number, row in enumerate(rows, start=2)]
-    named = {row["file"] for row in rows}
-    report = {
-        "labels without a file": sorted(named - present.keys()),
-        "files without a label": sorted(present.keys() - named),
-    }
-    return Catalogue(tuple(video for video in videos if video), attributes, report)
+    videos: list[Video] = []
+    absent, named = [], set()
+    for line, row in rows:
+        file = posixpath.normpath(row["file"])
+        if file in named:
+            raise UserError(f"{labels}: line {line}: {file} is listed a second time; remove one of its lines")
+        named.add(file)
+        checked_row = _checked_row(f"{labels}: line {line}", row, attributes)
+        if file in present:
+            videos.append(Video(key_of(file), present[file], row["action"], checked_row[0], row.get("group") or file, checked_row[1]))
+        else:
+            absent.append(file)
+    report = {"labels without a file": sorted(absent), "files without a label": sorted(present.keys() - named)}
+    return Catalogue(root, tuple(videos), attributes, report)
 
 
-def _folder_video(labels: Path, number: int, row: dict[str, str], attributes: tuple[str, ...], present: dict[str, Path]) -> Video | None:
-    place = f"{labels}: line {number}"
-    if row["split"] not in ("train", "val", "test"):
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Columns, and (line number, row) of a CSV file; a spreadsheet's byte order mark is dropped."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; dataset.labels names the CSV with columns file, action, split and the attributes")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+            columns = list(reader.fieldnames or [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}); save it as such") from None
+    repeated = [name for name, count in Counter(columns).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: column {repeated[0]!r} is there twice; rename one")
+    for line, row in rows:
+        if None in row or None in row.values():
+            raise UserError(f"{path}: line {line}: not {len(columns)} values as the first line has; mend the commas")
+    return columns, rows
+
+
+def _checked_row(place: str, row: dict[str, str], attributes: tuple[str, ...]) -> tuple[Literal["train", "val", "test"], tuple[float, ...]]:
+    """Split and attributes of a row of the CSV."""
+    splits: dict[str, Literal["train", "val", "test"]] = {"train": "train", "val": "val", "test": "test"}
+    if row["split"] not in splits:
         raise UserError(f"{place}: split is {row['split']!r}; write train, val or test")
+    if not row["action"]:
+        raise UserError(f"{place}: action is empty; write the action's name")
     wrong = next((name for name in attributes if row[name] not in ("0", "1")), None)
     if wrong:
         raise UserError(f"{place}: {wrong} is {row[wrong]!r}; write 0 or 1")
-    if row["file"] not in present:
-        return None
-    values = tuple(float(row[name]) for name in attributes)
-    split: Literal["train", "val", "test"] = row["split"]  # type: ignore[assignment]
-    return Video(key_of(row["file"]), present[row["file"]], row["action"], split, row.get("group") or row["file"], values)
+    return splits[row["split"]], tuple(float(row[name]) for name in attributes)
+
+
+def match_files(root: Path, labelled: Iterable[str]) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """Files of labelled videos `<class>/<video>` (any suffix, letters of any case): name → path, and the report of what does not match.
+
+    Case is ignored because UCF101 itself writes both HandstandPushups and HandStandPushups.
+    Raises UserError when no labelled video is there, or one is there twice.
+    """
+    names = {name.casefold(): name for name in labelled}
+    found: dict[str, Path] = {}
+    unlabelled = []
+    for path in videos_below(root):
+        file = path.relative_to(root)
+        name = names.get(file.with_suffix("").as_posix().casefold())
+        if name is None:
+            unlabelled.append(file.as_posix())
+        elif name in found:
+            raise UserError(f"{root}: {name} is there twice, {found[name].name} and {path.name}; remove one")
+        else:
+            found[name] = path
+    if not found:
+        example = next(iter(sorted(names.values())))
+        raise UserError(f"{root}: none of the {len(names)} labelled videos is there; they are expected as {example}.avi or .mp4")
+    return found, {"labels without a file": sorted(set(names.values()) - found.keys()), "files without a label": unlabelled}
 
 
 def checked(catalogue: Catalogue, place: str) -> Catalogue:
@@ -142,8 +205,14 @@ def checked(catalogue: Catalogue, place: str) -> Catalogue:
     train, test = ({video.action for video in catalogue.of_split(split)} for split in ("train", "test"))
     if not train or not test:
         raise UserError(f"{place}: {len(train)} actions in train and {len(test)} in test; at least one video is needed in each")
-    duplicates = len(catalogue.videos) - len({video.key for video in catalogue.videos})
-    if duplicates:
-        raise UserError(f"{place}: {duplicates} videos have the same name but for punctuation; rename them")
+    counts = Counter(video.key for video in catalogue.videos)
+    repeated = [str(video.path) for video in catalogue.videos if counts[video.key] > 1]
+    if repeated:
+        raise UserError(f"{place}: {repeated[0]} and {repeated[1]} have the same name but for `/`, `_` and suffix; rename one")
     report = catalogue.report | {"actions in train only": sorted(train - test), "actions in test only": sorted(test - train)}
+    for split in ("train", "test"):
+        values = zip(*(video.attributes for video in catalogue.of_split(split)), strict=True)
+        report[f"attributes that are the same in all of {split}"] = [
+            name for name, column in zip(catalogue.attributes, values, strict=True) if len(set(column)) == 1
+        ]
     return replace(catalogue, report=report)

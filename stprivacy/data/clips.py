@@ -52,20 +52,23 @@ class ShardReader:
         return len(self.rows)
 
     def read(self, index: int, start: int, num_frames: int) -> np.ndarray:
-        """Frames `start` … `start + num_frames` − 1 of video `index`, uint8 (T, H, W, 3); a shorter video is looped."""
+        """Frames `start` … `start + num_frames` − 1 of video `index`, uint8 (T, H, W, 3); a shorter video is looped.
+
+        Only the window's bytes are read. Raises UserError when the shard is cut short.
+        """
         row = self.rows[index]
         height, width = row["height"], row["width"]
         frame_bytes = height * width * 3
         first = row["offset"] + row["length"] - row["num_frames"] * frame_bytes  # behind the .npy header
+        whole = start + num_frames > row["num_frames"]
+        begin, count = (0, row["num_frames"]) if whole else (start, num_frames)
         with open(self.folder / row["shard"], "rb") as shard:
-            if start + num_frames <= row["num_frames"]:
-                shard.seek(first + start * frame_bytes)
-                pixels = np.frombuffer(shard.read(num_frames * frame_bytes), np.uint8).reshape(num_frames, height, width, 3)
-            else:
-                shard.seek(first)
-                video = np.frombuffer(shard.read(row["num_frames"] * frame_bytes), np.uint8).reshape(-1, height, width, 3)
-                pixels = video[np.arange(start, start + num_frames) % len(video)]
-        return pixels
+            shard.seek(first + begin * frame_bytes)
+            pixels = np.fromfile(shard, np.uint8, count * frame_bytes)
+        if len(pixels) < count * frame_bytes:
+            raise UserError(f"{self.folder / row['shard']}: ends within {row['member']}; the shard is cut short: run `dvc repro -f shard`")
+        frames = pixels.reshape(count, height, width, 3)
+        return frames[np.arange(start, start + num_frames) % count] if whole else frames
 
 
 class TrainingClips(Dataset):

@@ -7,6 +7,7 @@ reader goes to any clip, or any window of it, without unpacking. The bytes depen
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable
@@ -21,20 +22,27 @@ INDEX = "index.jsonl"
 
 
 def write_shards(clips: Path, folder: Path, max_megabytes: float) -> dict[str, int]:
-    """Pack `data/clips/<name>` into `folder`; gives the number of shards, clips and bytes. Raises UserError on a missing manifest."""
+    """Pack `data/clips/<name>` into `folder`; gives the number of shards, clips and bytes. Raises UserError on a missing manifest.
+
+    `folder` appears when all of it is written: a killed run leaves no half of a data set behind.
+    """
     manifest = clips / "manifest.jsonl"
     if not manifest.exists():
         raise UserError(f"{manifest}: no such file; run `dvc repro preprocess`")
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    unfinished = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     index: list[dict[str, Any]] = []
     for split in ("train", "val", "test"):
         of_split = sorted((row for row in rows if row["split"] == split), key=lambda row: row["key"])
-        index += _write_split(clips, folder, split, tqdm(of_split, desc=f"shard {split}", mininterval=5), max_megabytes * 1e6)
-    shutil.copy(clips / "dataset.json", folder / "dataset.json")
-    (folder / INDEX).write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in index))
-    return {"shards": len(list(folder.glob("*.tar"))), "clips": len(index), "bytes": sum(path.stat().st_size for path in folder.glob("*.tar"))}
+        index += _write_split(clips, unfinished, split, tqdm(of_split, desc=f"shard {split}", mininterval=5), max_megabytes * 1e6)
+    shutil.copyfile(clips / "dataset.json", unfinished / "dataset.json")
+    (unfinished / INDEX).write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in index))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(unfinished, folder)
+    shards = sorted(folder.glob("*.tar"))
+    return {"shards": len(shards), "clips": len(index), "bytes": sum(path.stat().st_size for path in shards)}
 
 
 def _write_split(clips: Path, folder: Path, split: str, rows: Iterable[dict[str, Any]], max_bytes: float) -> list[dict[str, Any]]:
@@ -45,7 +53,7 @@ def _write_split(clips: Path, folder: Path, split: str, rows: Iterable[dict[str,
             if tar is not None:
                 tar.close()
             number += 1
-            tar = tarfile.open(folder / f"{split}-{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT)
+            tar = tarfile.open(folder / f"{split}-{number:05d}.tar", "w", format=tarfile.PAX_FORMAT)
         frames = (clips / "clips" / f"{row['key']}.npy").read_bytes()
         labels = json.dumps({name: row[name] for name in ("action", "attributes", "file")}, sort_keys=True).encode()
         offset = _add(tar, f"{row['key']}.npy", frames)
@@ -61,9 +69,10 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
     """Append a member without owner or time; gives the offset of its bytes in the shard."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
-    offset = tar.offset + tarfile.BLOCKSIZE
     tar.addfile(member, io.BytesIO(content))
-    return offset
+    # Counted from the end: a name of more than 100 letters, as HMDB51 has, gets further header blocks in front.
+    blocks = -(-len(content) // tarfile.BLOCKSIZE)
+    return tar.offset - blocks * tarfile.BLOCKSIZE
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
@@ -78,7 +87,7 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     for shard, size in needed.items():
         found = (folder / shard).stat().st_size if (folder / shard).exists() else 0
         if found < size:
-            raise UserError(f"{folder / shard}: {found} bytes, its index needs {size}; the shard is cut short or missing: run `dvc repro -f shard`")
+            raise UserError(f"{folder / shard}: {found} bytes, its index needs {size}; cut short or missing: run `dvc repro -f shard`")
     return rows
 
 
@@ -89,5 +98,5 @@ def verify(folder: Path) -> int:
         with open(folder / row["shard"], "rb") as shard:
             shard.seek(row["offset"])
             if hashlib.sha256(shard.read(row["length"])).hexdigest() != row["sha256"]:
-                raise UserError(f"{folder / row['shard']}: {row['member']} does not have the bytes that its index names; run `dvc repro -f shard`")
+                raise UserError(f"{folder / row['shard']}: {row['member']} has other bytes than its index says; run `dvc repro -f shard`")
     return len(rows)

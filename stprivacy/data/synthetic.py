@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stprivacy.config import VP_ATTRIBUTES, SyntheticDataset
+from stprivacy.data.processes import end_with_parent
 from stprivacy.data.video import write_mp4
 from stprivacy.randomness import keyed_seed
 
@@ -79,7 +80,8 @@ def pose_at(action: str, progress: float, style: Style) -> Pose:
     if action in ("walk_right", "walk_left"):
         swing = np.sin(2 * np.pi * (1.2 * progress + style.phase))
         direction = 1 if action == "walk_right" else -1
-        return Pose(0.3 - 0.3 * swing, 0.3 + 0.3 * swing, 0.12 + 0.35 * swing, 0.12 - 0.35 * swing, shift=direction * style.stride * (progress - 0.5))
+        shift = direction * style.stride * (progress - 0.5)
+        return Pose(0.3 - 0.3 * swing, 0.3 + 0.3 * swing, 0.12 + 0.35 * swing, 0.12 - 0.35 * swing, shift=shift)
     if action == "wave":
         waving = 2.2 + 0.55 * np.sin(2 * np.pi * (1.8 * progress + style.phase))
         return Pose(left_arm=waving) if style.left_handed else Pose(right_arm=waving)
@@ -203,7 +205,7 @@ def _look(attributes: tuple[int, ...], draw: np.random.Generator) -> Look:
 
 
 def _colour(draw: np.random.Generator, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
-    hsv = np.uint8([[[draw.uniform(*hue) / 2, draw.uniform(*saturation) * 255, draw.uniform(*value) * 255]]])
+    hsv = np.array([[[draw.uniform(*hue) / 2, draw.uniform(*saturation) * 255, draw.uniform(*value) * 255]]]).astype(np.uint8)
     red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
     return int(red), int(green), int(blue)
 
@@ -241,7 +243,7 @@ def render(dataset: SyntheticDataset, folder: Path, num_processes: int) -> list[
     missing = [row for row in rows if not (folder / str(row["file"])).exists()]
     for action in ACTIONS:
         (folder / action).mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         made = pool.map(_render_row, missing, [dataset] * len(missing), [folder] * len(missing), chunksize=16)
         for _ in tqdm(made, total=len(missing), desc="render VP-Synth", mininterval=5, disable=not missing):
             pass
