@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stprivacy.config import Clip, Model
+from stprivacy.errors import UserError
 from stprivacy.models.sparsification import Scorer, gumbel_decision, num_kept, top_of_each_slice
-from stprivacy.models.vit import EPSILON, Block, TubeletEmbedding, init_transformer
+from stprivacy.models.vit import EPSILON, Block, TubeletEmbedding, fold, init_transformer
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Painted:
     """(B, L, N) of 0/1 after each sparsification block."""
     probabilities: tuple[Tensor, ...] = ()
     """(B, L, N) keep probabilities of each block, in training mode."""
+
+
+Unbound = tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
+"""The fields of a `Painted`, with pixels that are not bound to [0, 1] yet."""
 
 
 class Anonymizer(nn.Module):
@@ -44,13 +49,12 @@ class Anonymizer(nn.Module):
         self.patch_embed = TubeletEmbedding(model.width, model.tubelet)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_slices * self.num_patches, model.width))
         self.blocks = nn.ModuleList(Block(model.width, model.num_heads, model.mlp_ratio) for _ in range(model.depth))
-        self.score_predictor = nn.ModuleList(
-            Scorer(model.width, self.num_slices, model.keep_bias, model.logit_scale) for _ in model.sparsify_before
-        )
+        scorers = [Scorer(model.width, self.num_slices, model.keep_bias, model.logit_scale) for _ in model.sparsify_before]
+        self.score_predictor = nn.ModuleList(scorers)
         self.norm_recon = nn.LayerNorm(model.width, eps=EPSILON) if model.final_norm else nn.Identity()
         self.head_recon = nn.Linear(model.width, 3 * math.prod(model.tubelet))
         init_transformer(self)
-        for scorer in self.score_predictor:
+        for scorer in scorers:
             scorer.reset_bias()
 
     def forward(
@@ -60,17 +64,19 @@ class Anonymizer(nn.Module):
 
         Training mode: hard Gumbel decisions (`gumbel` (B, M, L·N, 2); drawn here if None), masked attention, all tokens computed.
         Evaluation mode: the top int(rᵐ · N) of each slice are gathered, so that cost falls with r.
-        `decisions`, one (B, L·N) of 0/1 a block, replace either choice (each must keep a subset of the one before it and, in
-        evaluation mode, equally many tokens of every slice).
+        `decisions`, one (B, L·N) of 0/1 a sparsification, replace either choice; what one drops, the next cannot bring back. In
+        evaluation mode each must leave equally many tokens in every clip. Raises UserError for a keep ratio outside (0, 1].
         """
         logits, keep, taken, probabilities = self.paint(clips, keep_ratio, gumbel, decisions)
         return Painted(torch.sigmoid(logits * self.contrast), keep, taken, probabilities)
 
     def paint(
         self, clips: Tensor, keep_ratio: float | None = None, gumbel: Tensor | None = None, decisions: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ) -> Unbound:
         """`forward` before the bound: pixels (B, 3, T, H, W) of any value, keep, decisions, probabilities as in `Painted`."""
         ratio = self.keep_ratio if keep_ratio is None else keep_ratio
+        if not 0 < ratio <= 1:
+            raise UserError(f"keep ratio {ratio:g}: it must lie above 0 and at most at 1, which drops nothing")
         tokens = self.patch_embed((clips - self.config.input_mean) / self.config.input_std) + self.pos_embed
         if ratio >= 1 or not self.num_sparsifications:
             everything = tokens.new_ones(len(clips), self.num_slices, self.num_patches)
@@ -81,22 +87,33 @@ class Anonymizer(nn.Module):
             return self._paint_masked(tokens, gumbel, decisions)
         return self._paint_gathered(tokens, ratio, decisions)
 
-    def _paint_masked(self, tokens: Tensor, gumbel: Tensor | None, decisions: Sequence[Tensor] | None):  # noqa: ANN202 (as `paint`)
+    def _paint_masked(self, tokens: Tensor, gumbel: Tensor | None, decisions: Sequence[Tensor] | None) -> Unbound:
+        """All tokens are computed; kept ones stand first, so that a block can spare the backward pass of those that no clip kept.
+
+        The polarisation of a dropped token's keep probability thus trains the scorer, and not the blocks before it.
+        """
         keep = tokens.new_ones(tokens.shape[:2])  # (B, L·N)
-        masked, taken, probabilities = False, [], []
+        order: Tensor | None = None  # (B, L·N): which token stands where
+        hidden, num_live = None, tokens.shape[1]
+        taken: list[Tensor] = []
+        probabilities: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             if index in self.config.sparsify_before:
                 count = len(taken)
+                tokens = tokens if order is None else _pick(tokens, order.argsort(1))
                 scores = self.score_predictor[count](tokens, keep)  # (B, L·N, 2)
                 noise = _gumbel_like(scores) if gumbel is None else gumbel[:, count]
                 choice = gumbel_decision(scores, noise) if decisions is None else decisions[count]
-                keep, masked = keep * choice.to(keep.dtype), True
+                keep = keep * choice.to(keep.dtype)
                 taken.append(self._by_slice(keep))
                 probabilities.append(self._by_slice(scores.softmax(-1)[..., 0]))
-            tokens = block(tokens, keep if masked else None)
+                order = keep.detach().argsort(dim=1, descending=True, stable=True)
+                tokens, hidden, num_live = _pick(tokens, order), keep.gather(1, order), max(1, int(keep.detach().sum(1).max()))
+            tokens = block(tokens, hidden, num_live)
+        tokens = tokens if order is None else _pick(tokens, order.argsort(1))
         return self._to_pixels(tokens), taken[-1], tuple(taken), tuple(probabilities)
 
-    def _paint_gathered(self, tokens: Tensor, ratio: float, decisions: Sequence[Tensor] | None):  # noqa: ANN202 (as `paint`)
+    def _paint_gathered(self, tokens: Tensor, ratio: float, decisions: Sequence[Tensor] | None) -> Unbound:
         batch, num_tokens, _ = tokens.shape
         places = torch.arange(num_tokens, device=tokens.device).expand(batch, -1)  # where each remaining token belongs
         taken: list[Tensor] = []
@@ -108,12 +125,12 @@ class Anonymizer(nn.Module):
                     chosen = top_of_each_slice(scores, self.num_slices, num_kept(ratio ** (count + 1), self.num_patches))
                 else:
                     chosen = decisions[count].gather(1, places).nonzero()[:, 1].view(batch, -1)
-                tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
+                tokens = _pick(tokens, chosen)
                 places = places.gather(1, chosen)
                 taken.append(self._by_slice(tokens.new_zeros(batch, num_tokens).scatter(1, places, 1.0)))
             tokens = block(tokens)
-        everywhere = tokens.new_zeros(batch, num_tokens, self.head_recon.out_features)
         painted = self.head_recon(self.norm_recon(tokens))
+        everywhere = painted.new_zeros(batch, num_tokens, painted.shape[-1])
         everywhere = everywhere.scatter(1, places[..., None].expand_as(painted), painted)
         return self._unfold(everywhere), taken[-1], tuple(taken), ()
 
@@ -136,7 +153,7 @@ class Anonymizer(nn.Module):
         `clips` (B, 3, T, H, W) in [0, 1], a sample of the training clips. Components are half-whitened, so that tokens have
         values of like size and detail is not lost between large averages.
         """
-        values = self._fold(clips) - 0.5  # (B·L·N, 3·δT·δH·δW)
+        values = fold(clips, self.tubelet).flatten(0, 1) - 0.5  # (B·L·N, 3·δT·δH·δW)
         mean = values.mean(0)
         centred = values - mean
         variances, components = torch.linalg.eigh(centred.T @ centred / len(values))
@@ -147,25 +164,18 @@ class Anonymizer(nn.Module):
         weight = (components * scale).T * self.config.input_std  # (D', values)
         offset = (self.config.input_mean - 0.5 - mean) @ (components * scale)
         used = weight.shape[0]
-        self.patch_embed.proj.weight.zero_()
-        self.patch_embed.proj.weight[:used] = weight.view(used, 3, *self.tubelet)
-        self.patch_embed.proj.bias.zero_()
-        self.patch_embed.proj.bias[:used] = offset
+        kernel, shift = self.patch_embed.proj.parameters()
+        kernel.zero_()
+        kernel[:used] = weight.view(used, 3, *self.tubelet)
+        shift.zero_()
+        shift[:used] = offset
         channel_last = torch.arange(values.shape[1]).view(3, *self.tubelet).permute(1, 2, 3, 0).flatten()
         self.head_recon.weight.zero_()
         self.head_recon.weight[:, :used] = (components / scale)[channel_last]
         self.head_recon.bias.copy_(mean[channel_last])
-        for block in self.blocks:
-            for layer in (block.attn.proj, block.mlp.fc2):
-                layer.weight.zero_()
-                layer.bias.zero_()
-
-    def _fold(self, clips: Tensor) -> Tensor:
-        """(B, 3, T, H, W) → tubelets (B·L·N, 3·δT·δH·δW), channel first as a convolution's weight."""
-        slices, rows, columns = self.grid
-        frames, height, width = self.tubelet
-        values = clips.view(len(clips), 3, slices, frames, rows, height, columns, width)
-        return values.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(-1, 3 * frames * height * width)
+        for name, parameter in self.blocks.named_parameters():
+            if ".attn.proj." in name or ".mlp.fc2." in name:
+                parameter.zero_()
 
     @property
     def contrast(self) -> float:
@@ -179,6 +189,11 @@ def expand_keep(keep: Tensor, tubelet: tuple[int, int, int], size: tuple[int, in
     rows, columns = size[0] // height, size[1] // width
     grid = keep.view(len(keep), 1, keep.shape[1], rows, columns)
     return grid.repeat_interleave(frames, 2).repeat_interleave(height, 3).repeat_interleave(width, 4)
+
+
+def _pick(tokens: Tensor, places: Tensor) -> Tensor:
+    """Tokens (B, N, D) at `places` (B, n) → (B, n, D)."""
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def _gumbel_like(logits: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Weights in and out: safetensors of our own, and warm starts from timm's image ViTs and the authors' modules. Never a pickle."""
 
 import json
+import math
 import os
-import re
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from torch.nn import functional as F
 from stprivacy.config import Channel, Clip, Model
 from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import Anonymizer
+from stprivacy.models.recognizers import VideoTransformer
+
+Inflation = Literal["averaging", "central"]
+CLASSIFIER = ("cls_token", "dist_token", "norm.", "fc_norm.", "pre_logits.", "head.", "head_dist.")
+"""What an image ViT has beside patches, positions and blocks: nothing here wants it."""
 
 WEIGHTS, CONFIG = "anonymizer.safetensors", "config.json"
 
@@ -46,15 +51,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def load_state(state: dict[str, Tensor], module: nn.Module, origin: str) -> None:
     """Load tensors name for name. Raises UserError naming the first that is missing, unknown or of another shape."""
-    own = module.state_dict()
-    for name in own.keys() | state.keys():
-        if name not in state:
-            raise UserError(f"{origin}: tensor {name} is missing; the file is of another kind of network")
-        if name not in own:
-            raise UserError(f"{origin}: tensor {name} is unknown here; the file is of another kind of network")
-        if own[name].shape != state[name].shape:
-            raise UserError(f"{origin}: tensor {name} has shape {tuple(state[name].shape)}, here it is {tuple(own[name].shape)}; use the params it was made with")
+    _refuse_what_does_not_fit(state, module, origin)
+    missing = sorted(module.state_dict().keys() - state.keys())
+    if missing:
+        raise UserError(f"{origin}: tensor {missing[0]} is missing; use the params that the file was made with")
     module.load_state_dict(state)
+
+
+def _refuse_what_does_not_fit(state: dict[str, Tensor], module: nn.Module, origin: str) -> None:
+    own = module.state_dict()
+    for name, tensor in sorted(state.items()):
+        if name not in own:
+            raise UserError(f"{origin}: tensor {name} is unknown here; use the params that the file was made with")
+        if own[name].shape != tensor.shape:
+            shapes = f"has shape {tuple(tensor.shape)}, here it is {tuple(own[name].shape)}"
+            raise UserError(f"{origin}: tensor {name} {shapes}; use the params that the file was made with")
 
 
 def save_model(folder: Path, anonymizer: nn.Module, config: dict[str, Any]) -> None:
@@ -72,7 +83,7 @@ def load_anonymizer(folder: Path) -> tuple[Anonymizer, Channel]:
         sections = Model(**config["model"]), Channel(**config["channel"]), Clip(**config["clip"])
     except FileNotFoundError:
         raise UserError(f"{folder / CONFIG}: no such file; run the stage that makes it (`dvc repro train`) or mend the path") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # no JSON, no such section, or a section that is not valid
         raise UserError(f"{folder / CONFIG}: not a model's configuration ({' '.join(str(error).split())[:120]}); make it anew") from None
     model, channel, clip = sections
     anonymizer = Anonymizer(model, clip)
@@ -83,64 +94,90 @@ def load_anonymizer(folder: Path) -> tuple[Anonymizer, Channel]:
 # ---------------------------------------------------------------------------------------------------- warm starts
 
 
-def warm_start(path: Path, module: nn.Module, inflation: Literal["averaging", "central"] = "averaging") -> list[str]:
+def warm_start(path: Path, module: Anonymizer | VideoTransformer, inflation: Inflation = "averaging") -> list[str]:
     """Start a tubelet transformer from a file of timm image-ViT or authors' weights; gives the names that stay as they were.
 
-    Raises UserError naming a tensor that should fit and does not.
+    `path`: .safetensors, or a checkpoint of tensors alone (.pt, .pth), with weights at the top or under `model`. The patch
+    embedding tells which it is: an image ViT's has four dimensions. Raises UserError naming a tensor that does not fit.
     """
-    state = read_tensors(path)
-    image = "patch_embed.proj.weight" in state and state["patch_embed.proj.weight"].ndim == 4
-    fitted = from_timm(state, module, inflation) if image else state
-    return load_partly(fitted, module, str(path))
+    state = read_tensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}  # what DistributedDataParallel leaves
+    kernel = state.get("patch_embed.proj.weight")
+    if kernel is None:
+        raise UserError(f"{path}: tensor patch_embed.proj.weight is missing; take weights of a ViT or of the authors' modules")
+    if kernel.ndim == 5:
+        fitted = from_authors(state, module, str(path))
+        load_state(fitted, module, str(path))
+        return []
+    fitted = from_timm(state, module, inflation, str(path))
+    module.load_state_dict(fitted, strict=False)
+    return sorted(module.state_dict().keys() - fitted.keys())
 
 
-def from_timm(state: dict[str, Tensor], module: nn.Module, inflation: Literal["averaging", "central"]) -> dict[str, Tensor]:
-    """Weights of an image ViT/DeiT as weights of a tubelet transformer (2D → 3D inflation; class token and classifier dropped).
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a torch checkpoint, read without running any code in it. Raises UserError for anything but tensors."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; mend the path") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not a checkpoint of tensors alone ({reason}); save its state dict as .safetensors") from None
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise UserError(f"{path}: expected tensors by name, or those under `model`; save the state dict alone")
+    return state
 
-    `averaging`: the kernel over δT frames, divided by δT; `central`: the kernel at the middle frame, 0 elsewhere. The
+
+def from_authors(state: dict[str, Tensor], module: nn.Module, origin: str = "the authors' weights") -> dict[str, Tensor]:
+    """Weights of the authors' `STPrivacy` or `VisionTransformer` under our names, which differ in `head_new` alone.
+
+    Raises UserError naming the first tensor that does not fit `module`.
+    """
+    renamed = {name.replace("head_new.", "head."): tensor for name, tensor in state.items()}
+    _refuse_what_does_not_fit(renamed, module, origin)
+    return renamed
+
+
+def from_timm(
+    state: dict[str, Tensor],
+    module: Anonymizer | VideoTransformer,
+    inflation: Inflation = "averaging",
+    origin: str = "the image ViT's weights",
+) -> dict[str, Tensor]:
+    """Weights of an image ViT or DeiT as those of a tubelet transformer: patches, positions and blocks; its classifier is left.
+
+    `averaging`: the patch kernel over δT frames, divided by δT; `central`: the kernel at the middle frame, 0 elsewhere. The
     position table loses the class token, is resized bicubically to the grid of tubelets and repeated for every slice.
+    Raises UserError naming the first tensor that does not fit `module`, or that is not there.
     """
     own = module.state_dict()
-    frames, rows, columns = own["patch_embed.proj.weight"].shape[2:]
-    fitted = {name: tensor for name, tensor in state.items() if re.match(r"(patch_embed|blocks|pos_embed)", name)}
-    kernel = state["patch_embed.proj.weight"]
-    if kernel.shape[2:] != (rows, columns):
-        raise UserError(f"patch_embed.proj.weight: patches of {tuple(kernel.shape[2:])}, the tubelet has {(rows, columns)}; take weights of that patch size")
-    if inflation == "averaging":
-        fitted["patch_embed.proj.weight"] = kernel[:, :, None].repeat(1, 1, frames, 1, 1) / frames
-    else:
-        inflated = kernel.new_zeros(*kernel.shape[:2], frames, rows, columns)
-        inflated[:, :, frames // 2] = kernel
-        fitted["patch_embed.proj.weight"] = inflated
-    if "pos_embed" in state:
-        fitted["pos_embed"] = _resized_positions(state["pos_embed"], own["pos_embed"].shape[1], _num_slices(module))
+    fitted = {name: tensor for name, tensor in state.items() if not name.startswith(CLASSIFIER)}
+    missing = sorted(name for name in own if name.startswith(("patch_embed.", "pos_embed", "blocks.")) and name not in fitted)
+    if missing:
+        raise UserError(f"{origin}: tensor {missing[0]} is missing; set model.depth to the depth of these weights")
+    fitted["patch_embed.proj.weight"] = _inflated(fitted["patch_embed.proj.weight"], own["patch_embed.proj.weight"].shape[2], inflation)
+    fitted["pos_embed"] = _resized_positions(fitted["pos_embed"], module.grid, origin)
+    _refuse_what_does_not_fit(fitted, module, origin)
     return fitted
 
 
-def load_partly(state: dict[str, Tensor], module: nn.Module, origin: str) -> list[str]:
-    """Load every tensor that the module has; gives the module's names that the state lacks. Raises UserError on a wrong shape or an unknown name."""
-    own = module.state_dict()
-    for name, tensor in state.items():
-        if name not in own:
-            raise UserError(f"{origin}: tensor {name} is unknown here; is it of a deeper network than params say?")
-        if own[name].shape != tensor.shape:
-            raise UserError(f"{origin}: tensor {name} has shape {tuple(tensor.shape)}, here it is {tuple(own[name].shape)}; set width and depth to its own")
-    module.load_state_dict(state, strict=False)
-    return sorted(own.keys() - state.keys())
+def _inflated(kernel: Tensor, frames: int, inflation: Inflation) -> Tensor:
+    """(D, 3, δH, δW) → (D, 3, δT, δH, δW)."""
+    if inflation == "averaging":
+        return kernel[:, :, None].repeat(1, 1, frames, 1, 1) / frames
+    inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
+    inflated[:, :, frames // 2] = kernel
+    return inflated
 
 
-def _resized_positions(table: Tensor, num_tokens: int, num_slices: int) -> Tensor:
-    """(1, 1 + P, D) of an image with a class token → (1, L·N, D)."""
-    table = table[:, 1:] if int(table.shape[1] ** 0.5) ** 2 != table.shape[1] else table
-    old, new = round(table.shape[1] ** 0.5), round((num_tokens // num_slices) ** 0.5)
-    grid = table.view(1, old, old, -1).permute(0, 3, 1, 2)
-    if old != new:
-        grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return grid.flatten(2).transpose(1, 2).repeat(1, num_slices, 1)
-
-
-def _num_slices(module: nn.Module) -> int:
-    slices = getattr(module, "num_slices", None)
-    if not isinstance(slices, int):
-        raise TypeError(f"{type(module).__name__} has no num_slices")
-    return slices
+def _resized_positions(table: Tensor, grid: tuple[int, int, int], origin: str) -> Tensor:
+    """Image positions (1, class tokens + P, D), P a square number → (1, L·N, D) for a `grid` of slices, rows and columns."""
+    num_slices, *size = grid
+    old = math.isqrt(table.shape[1])
+    if table.shape[1] - old**2 > 2:
+        raise UserError(f"{origin}: tensor pos_embed has {table.shape[1]} positions, not a square of patches and at most two class tokens")
+    positions = table[:, table.shape[1] - old**2 :].reshape(1, old, old, -1).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+    if size != [old, old]:
+        positions = F.interpolate(positions.float(), size=size, mode="bicubic", align_corners=False)
+    return positions.flatten(2).transpose(1, 2).repeat(1, num_slices, 1)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 class Scorer(nn.Module):
     """Keep and drop logits (B, L·N, 2) of tokens, from three levels: local, mean of the slice, mean of the clip, over kept tokens.
 
-    As in the authors' module, one projection split in thirds stands for the paper's three MLPs. Logits are log-probabilities
-    times `logit_scale`; `keep_bias` is where training starts.
+    As in the authors' module, one projection split in thirds stands for the paper's three MLPs; a width that is no multiple of
+    three is projected to the nearest below. Their closing log-softmax is left out: neither decision nor order depends on it.
+    `keep_bias`: the logit of keep - the logit of drop where training starts; `logit_scale` multiplies what the layers give.
     """
 
     def __init__(self, width: int, num_slices: int, keep_bias: float = 0.0, logit_scale: float = 1.0):
@@ -19,14 +20,15 @@ class Scorer(nn.Module):
         self.num_slices, self.logit_scale, self.third = num_slices, logit_scale, width // 3
         inner = 3 * self.third
         self.in_conv = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.GELU())
-        self.out_conv = nn.Sequential(nn.Linear(inner, width // 2), nn.GELU(), nn.Linear(width // 2, width // 4), nn.GELU(), nn.Linear(width // 4, 2))
+        half, quarter = width // 2, width // 4
+        self.out_conv = nn.Sequential(nn.Linear(inner, half), nn.GELU(), nn.Linear(half, quarter), nn.GELU(), nn.Linear(quarter, 2))
         self.start_bias = keep_bias / logit_scale
 
     def reset_bias(self) -> None:
         """Begin with p(keep) = sigmoid(keep_bias) for every token; called after the usual initialisation."""
-        last = self.out_conv[-1]
+        *_, bias = self.out_conv.parameters()
         with torch.no_grad():
-            last.bias.copy_(torch.tensor([self.start_bias, 0.0]))
+            bias.copy_(torch.tensor([self.start_bias, 0.0]))
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
         """`tokens` (B, L·N, D), `keep` (B, L·N) of 0/1: the decisions so far."""
@@ -46,7 +48,7 @@ def gumbel_decision(logits: Tensor, gumbel: Tensor) -> Tensor:
     """
     soft = (logits + gumbel).softmax(dim=-1)[..., 0]
     hard = (soft >= 0.5).to(soft.dtype)
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())  # in this order the values are 0 and 1 to the last bit
 
 
 def num_kept(share: float, num_patches: int) -> int:

@@ -36,10 +36,13 @@ def cluster(num_cpus: int):
         return
     address = Environment.read().ray_address
     # The controller polls its workers every 2 s by default, and every report waits for a poll (PITFALLS).
-    variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "OMP_NUM_THREADS": "1"}
+    # Its print patch says every line twice.
+    variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "OMP_NUM_THREADS": "1"}
     os.environ.update(variables)
-    local = {} if address else {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": False}
-    ray.init(address=address or "local", log_to_driver=True, logging_level="WARNING", runtime_env={"env_vars": variables}, **local)
+    # With the dashboard, whose State API tells Ray's cleaner of placement groups that a run is over.
+    local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    where = {"address": address} if address else {"address": "local", **local}
+    ray.init(log_to_driver=True, logging_level="WARNING", runtime_env={"env_vars": variables}, **where)
     try:
         yield ray
     finally:
