@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-from stprivacy.times import timed
-
 from stprivacy import tracking
 from stprivacy.config import PARAMS_FILE, load_params
 from stprivacy.errors import exit_with_one_line
+from stprivacy.times import timed
 
 RECOGNIZERS = Path("models/recognizers")
 OUTPUTS = {"anonymizer": Path("models/anonymizer"), "init": Path("models/init"), "history": Path("results/train/history.csv")}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
@@ -65,6 +65,21 @@ class Run:
     def picture(self, path: Path, folder: str = "pictures") -> None:
         """Upload a picture file."""
         self.client.log_artifact(self.id, str(path), folder)
+
+    def judgement(self, metrics: dict[str, Any], pictures: dict[str, Path], show_raw: bool) -> None:
+        """What a metrics.json says, headline figures without a prefix, and its pictures; raw frames only where `show_raw`."""
+        privacy = metrics["privacy"]
+        headline = {"action_top1": metrics["action"]["top1"], "privacy_cmap": privacy["cmap"], "privacy_f1": privacy["f1"]}
+        self.metrics(headline | {"leak_removed": metrics["leak_removed"]})
+        found_by = {f"attack/{name}": found for name, found in metrics["attackers"].items()}
+        found_by |= {f"floor/{name}": found for name, found in metrics["floors"].items()}
+        for name, found in found_by.items():
+            precisions = {f"{name}/ap_{attribute}": value for attribute, value in found.get("ap", {}).items() if value is not None}
+            self.later(precisions | {f"{name}/{figure}": value for figure, value in found.items() if figure != "ap"}, 0)
+        self.flush()
+        for name, path in pictures.items():
+            if name != "clips" or show_raw:
+                self.picture(path)
 
     def text(self, text: str, name: str) -> None:
         """Store a text as the artifact `name`."""

@@ -1,0 +1,47 @@
+"""Stage evaluate (and evaluate-raw): release every clip by one method, attack the releases afresh, write what was found."""
+
+import argparse
+from pathlib import Path
+
+from stprivacy import tracking
+from stprivacy.config import PARAMS_FILE, load_params
+from stprivacy.errors import UserError, exit_with_one_line
+from stprivacy.times import timed
+
+MODEL, RESULTS, CACHE = Path("models/anonymizer"), Path("results/evaluate"), Path(".cache/stprivacy/evaluate")
+
+
+@exit_with_one_line
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluate", description=__doc__)
+    parser.add_argument("--method", required=True, help="stprivacy, or a baseline such as downsample-2, blur or noise")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="the experiment (default: params.yaml)")
+    arguments = parser.parse_args()
+    raw = RESULTS / "raw/metrics.json"
+    if not raw.exists():
+        raise UserError(f"{raw}: no such file; run `dvc repro evaluate-raw` first")
+    evaluate(arguments.method, "evaluate", arguments.params, raw)
+
+
+def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recognizers: Path | None = None) -> None:
+    """Judge `method` and leave results/evaluate/<method>; `recognizers`: where raw attackers' weights go, None for other methods."""
+    params = load_params(params_file)
+    shards = Path("data/shards") / params.dataset.name
+    inputs = [shards, *([MODEL] if method == "stprivacy" else [])]
+    with timed(f"{stage}@{method}"), tracking.start(stage, params, method, inputs) as run:
+        from stprivacy.evaluation.judge import judge
+        from stprivacy.evaluation.pictures import write_pictures
+        from stprivacy.evaluation.results import keep_recognizers, write_results
+        from stprivacy.training.distributed import run_tasks
+
+        found = judge(method, params, shards, MODEL, CACHE, run_tasks)
+        metrics = write_results(found, params, RESULTS / method, raw)
+        if recognizers:
+            keep_recognizers(found, recognizers)
+        pictures = write_pictures(found, metrics, params, RESULTS / method)
+        run.judgement(metrics, pictures, show_raw=params.dataset.kind == "vp-synth" or params.tracking.log_raw_clips)
+    print(f"{method}: action {metrics['action']['top1']:.3f}, cMAP {metrics['privacy']['cmap']:.3f}, leak removed {metrics['leak_removed']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

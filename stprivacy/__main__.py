@@ -1,0 +1,5 @@
+"""`python -m stprivacy` is `stprivacy`."""
+
+from stprivacy.cli import main
+
+main()

@@ -1,0 +1,59 @@
+"""How well do predictions agree with labels? Average precision per attribute, its macro mean, F1, top-1.
+
+n clips, A attributes, C actions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import average_precision_score, f1_score
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is true of the clips of a split."""
+
+    actions: np.ndarray
+    """int64 (n,)."""
+    attributes: np.ndarray
+    """(n, A) of 0/1."""
+
+    @property
+    def present(self) -> np.ndarray:
+        """bool (n, A)."""
+        return np.asarray(self.attributes) > 0.5
+
+    @property
+    def one_identity_each(self) -> bool:
+        """Does every clip have exactly one attribute, as where the attributes are persons?"""
+        return self.present.shape[1] > 1 and bool((self.present.sum(1) == 1).all())
+
+
+def average_precisions(probabilities: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """AP of every attribute, float64 (A,), from `probabilities` and `present` (n, A); NaN for one that no clip has."""
+    pairs = zip(present.T, probabilities.T, strict=True)
+    return np.array([average_precision_score(truth, scores) if truth.any() else np.nan for truth, scores in pairs])
+
+
+def cmap(probabilities: np.ndarray, present: np.ndarray) -> float:
+    """Macro mean of AP over the attributes that some clip has. Raises ValueError when none is there."""
+    precisions = average_precisions(probabilities, present)
+    if np.isnan(precisions).all():
+        raise ValueError("no clip has any attribute")
+    return float(np.nanmean(precisions))
+
+
+def macro_f1(probabilities: np.ndarray, present: np.ndarray) -> float:
+    """Macro mean of the positive class's F1 at probability > 0.5, over the attributes that some clip has."""
+    known = present.any(0)
+    return float(f1_score(present[:, known], probabilities[:, known] > 0.5, average="macro", zero_division=0))
+
+
+def top1(probabilities: np.ndarray, actions: np.ndarray) -> float:
+    """Share of clips whose most probable action is the true one; `probabilities` (n, C), `actions` (n,)."""
+    return float((probabilities.argmax(1) == actions).mean())
+
+
+def identity_top1(probabilities: np.ndarray, labels: Labels) -> float | None:
+    """Share of clips whose most probable attribute is the true one; None unless every clip has exactly one."""
+    return top1(probabilities, labels.present.argmax(1)) if labels.one_identity_each else None

@@ -1,0 +1,105 @@
+"""Pictures for human eyes: raw and released frames one above the other, and what attackers read from them."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from stprivacy.config import Params
+from stprivacy.data.clips import ClipViews, ShardReader
+from stprivacy.errors import UserError
+from stprivacy.evaluation.judge import Judgement
+
+NUM_EXAMPLES = 4
+FRAMES_SHOWN = 8
+
+
+def write_pictures(judgement: Judgement, metrics: dict[str, Any], params: Params, folder: Path) -> dict[str, Path]:
+    """Write `clips.png` (raw above released, test clips), `attributes.png` and the examples behind them; gives the pictures by name.
+
+    `released.png` holds the released frames alone, for a tracking server that must not see raw ones.
+    """
+    attack = params.evaluate.attack
+    reader = ShardReader(judgement.shards, "test")
+    rows = _example_rows(reader.actions)
+    views = ClipViews(reader, params.clip, attack.num_clips, attack.num_crops)
+    middle = attack.num_clips * attack.num_crops // 2
+    raw = np.stack([views[index][middle] for index in rows])
+    strips = {
+        judgement.method if share is None else f"{judgement.method}, kept share {share:g}": np.stack(
+            [released.views("test")[index][middle] for index in rows]
+        )
+        for share, released in judgement.released.items()
+    }
+    np.savez_compressed(folder / "examples.npz", **{"raw": raw} | strips)
+    frames = frame_grid(raw, {}, folder / "raw.png") if judgement.method == "raw" else frame_grid(raw, strips, folder / "clips.png")
+    pictures = {"clips": frames}
+    if judgement.method != "raw":
+        pictures["released"] = frame_grid(None, strips, folder / "released.png")
+    pictures["attributes"] = _attribute_bars(metrics, folder / "attributes.png")
+    return pictures
+
+
+def _example_rows(actions: np.ndarray) -> list[int]:
+    """The first test clip of each of a few actions."""
+    firsts = [int(np.flatnonzero(actions == action)[0]) for action in np.unique(actions)]
+    return firsts[:: max(1, len(firsts) // NUM_EXAMPLES)][:NUM_EXAMPLES]
+
+
+def frame_grid(raw: np.ndarray | None, strips: dict[str, np.ndarray], path: Path) -> Path:
+    """A row of frames for every clip and method, raw first; each array is uint8 (clips, T, S, S, 3)."""
+    rows = ({"raw": raw} if raw is not None else {}) | strips
+    num_clips, frames = len(next(iter(rows.values()))), np.linspace(0, next(iter(rows.values())).shape[1] - 1, FRAMES_SHOWN).round().astype(int)
+    figure, axes = plt.subplots(num_clips * len(rows), 1, figsize=(10, 1.28 * num_clips * len(rows)), squeeze=False)
+    for clip in range(num_clips):
+        for place, (title, clips) in enumerate(rows.items()):
+            axis = axes[clip * len(rows) + place, 0]
+            axis.imshow(np.concatenate(list(clips[clip][frames]), axis=1), interpolation="nearest")
+            axis.set_ylabel(title.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=8)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+    figure.subplots_adjust(left=0.16, right=0.995, top=0.995, bottom=0.005, hspace=0.06)
+    figure.savefig(path, dpi=100, facecolor="white")
+    plt.close(figure)
+    return path
+
+
+def _attribute_bars(metrics: dict[str, Any], path: Path) -> Path:
+    """AP of each attribute for each privacy attacker, with the floors' macro average as lines."""
+    attackers = {name: found["ap"] for name, found in metrics["attackers"].items() if "ap" in found}
+    names = list(metrics["privacy"]["ap"])
+    figure, axis = plt.subplots(figsize=(max(5.0, 0.9 * len(names) + 2), 3.2))
+    width = 0.8 / len(attackers)
+    for index, (attacker, ap) in enumerate(attackers.items()):
+        label = attacker + (" (strongest)" if attacker == metrics["strongest_attacker"] else "")
+        axis.bar(np.arange(len(names)) + index * width, [ap[name] for name in names], width, label=label)
+    for floor, style in (("chance", ":"), ("action_only", "--")):
+        axis.axhline(metrics["floors"][floor]["cmap"], linestyle=style, color="black", linewidth=1, label=f"floor: {floor.replace('_', ' ')} (macro)")
+    axis.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=20, ha="right")
+    axis.set_ylim(0, 1.02)
+    axis.set_ylabel("AP of a fresh attacker")
+    axis.set_title(f"{metrics['dataset']}, {metrics['method']}: what is read from the release", fontsize=10)
+    axis.legend(fontsize=7, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def overview(results: Path, path: Path) -> Path:
+    """Two test clips as every judged method releases it, a row each (`stprivacy show --figure`). Raises UserError when nothing was judged."""
+    files = sorted((results / "evaluate").glob("*/examples.npz"))
+    if not files:
+        raise UserError(f"{results / 'evaluate'}: no examples there; run `make repro` or `dvc repro`")
+    order = sorted(files, key=lambda file: ({"raw": 0, "stprivacy": 2}.get(file.parent.name, 1), file.parent.name))
+    raw, strips = None, {}
+    for file in order:
+        with np.load(file) as examples:
+            raw = examples["raw"]
+            strips |= {name: examples[name] for name in examples.files if name != "raw" and file.parent.name != "raw"}
+    return frame_grid(raw[:2] if raw is not None else None, {name: clips[:2] for name, clips in strips.items()}, path)

@@ -1,0 +1,228 @@
+"""What does an attacker get to see? Every clip of a data set, released once by a frozen method.
+
+Val and test clips are kept exactly as they leave the channel: uint8, one draw of its noise. Training clips are kept as the
+method painted them, before the channel, so that an attacker can be given a new draw each epoch at the price of an addition.
+
+n clips, V views, B batch, T frames, S side, L slices, N tubelets a slice, A attributes.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stprivacy.config import Attack, Channel, Clip, config_hash
+from stprivacy.data.clips import ClipViews, DatasetInfo, ShardReader
+from stprivacy.errors import UserError
+from stprivacy.evaluation.metrics import Labels
+from stprivacy.fingerprint import fingerprint
+from stprivacy.models.anonymizer import Anonymizer, Painted
+from stprivacy.models.baselines import BASELINES, build_baseline
+from stprivacy.models.channel import to_float, to_uint8, transmit
+from stprivacy.models.checkpoints import load_anonymizer
+from stprivacy.randomness import keyed_normal
+
+LEARNED = ("stprivacy",)
+"""Methods that are trained; the others are baselines."""
+BATCH = 32
+FORMAT = 1
+"""Raise when a release's files change in meaning: what an older version left in the cache is then not taken up."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A frozen anonymizer and the channel behind it."""
+
+    name: str
+    anonymizer: nn.Module
+    channel: Channel
+    tubelet: tuple[int, int, int]
+    num_sparsifications: int
+    """0 for a method that drops nothing."""
+
+    def keep_ratio(self, kept_share: float) -> float | None:
+        """r = kept share^(1/M); None where nothing is ever dropped. Raises UserError for a share that cannot be had."""
+        if self.num_sparsifications:
+            return float(kept_share ** (1 / self.num_sparsifications))
+        if kept_share != 1:
+            raise UserError(f"params.yaml: evaluate.kept_shares = {kept_share}: {self.name} drops no tubelets; set [1.0]")
+        return None
+
+    def paint(self, clips: Tensor, kept_share: float) -> Painted:
+        """`clips` (B, 3, T, S, S) in [0, 1]."""
+        ratio = self.keep_ratio(kept_share)
+        painted: Painted = self.anonymizer(clips) if ratio is None else self.anonymizer(clips, ratio)
+        return painted
+
+
+def load_method(name: str, model: Path, clip: Clip, channel: Channel) -> Method:
+    """A method by its name: a learned one from the folder `model` with the channel it was trained with, or a baseline.
+
+    Baselines have a channel without noise, since they are what people do today; the baseline `noise` has `channel` itself.
+    Raises UserError for an unknown name and for a model of other clips.
+    """
+    if name not in LEARNED:
+        if name not in BASELINES:
+            raise UserError(f"params.yaml: evaluate.methods: {name!r} is unknown; known are {', '.join([*LEARNED, *BASELINES])}")
+        quiet = channel if name == "noise" else channel.model_copy(update={"noise": 0.0})
+        return Method(name, build_baseline(name).eval().requires_grad_(False), quiet, (1, 1, 1), 0)
+    anonymizer, own_channel = load_anonymizer(model)
+    if (anonymizer.clip.num_frames, anonymizer.clip.size) != (clip.num_frames, clip.size):
+        raise UserError(f"{model}: made for clips of {anonymizer.clip.num_frames} frames at {anonymizer.clip.size} px, not params.yaml's; run train")
+    return Method(name, anonymizer.eval().requires_grad_(False), own_channel, anonymizer.tubelet, anonymizer.num_sparsifications)
+
+
+@dataclass(frozen=True)
+class ReleaseJob:
+    """All that determines a release, and where to keep it."""
+
+    method: str
+    kept_share: float
+    """1 for a method that drops nothing."""
+    shards: Path
+    model: Path
+    clip: Clip
+    channel: Channel
+    attack: Attack
+    cache: Path
+
+    @property
+    def folder(self) -> Path:
+        """Named by the hash of settings, clips (their index holds checksums) and weights."""
+        views = self.attack.model_dump(include={"train_windows", "num_clips", "num_crops"})
+        weights = fingerprint(self.model) if self.method in LEARNED else ""
+        about = {"method": self.method, "kept_share": self.kept_share, "views": views, "weights": weights, "format": FORMAT}
+        return self.cache / "released" / config_hash(about, self.clip, self.channel, fingerprint(self.shards / "index.jsonl"))
+
+
+def release(job: ReleaseJob) -> Path:
+    """Release every clip of train, val and test, unless that was done before; gives the folder that `Released` reads."""
+    folder = job.folder
+    if (folder / "release.json").exists():
+        return folder
+    method = load_method(job.method, job.model, job.clip, job.channel)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    started, count = time.monotonic(), 0
+    for split in ("train", "val", "test"):
+        reader = ShardReader(job.shards, split)
+        windows, crops = (job.attack.train_windows, 1) if split == "train" else (job.attack.num_clips, job.attack.num_crops)
+        views = ClipViews(reader, job.clip, windows, crops)
+        write = _write_painted if split == "train" else _write_released
+        write(part, split, method, job.kept_share, views)
+        np.savez(part / f"{split}-labels.npz", actions=reader.actions, attributes=reader.attributes)
+        count += len(reader)
+    seal(part, job.shards, method)
+    part.rename(folder)
+    print(f"{job.method}: {count} clips released in {time.monotonic() - started:.0f} s (kept share {job.kept_share:g})", flush=True)
+    return folder
+
+
+def seal(folder: Path, dataset: Path, method: Method) -> None:
+    """Write `release.json`, the last file of a release, with a checksum over all others."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    info = DatasetInfo.read(dataset)
+    about = {
+        "checksum": digest.hexdigest(),
+        "channel": method.channel.model_dump(),
+        "tubelet": method.tubelet,
+        "actions": info.actions,
+        "attributes": info.attributes,
+    }
+    (folder / "release.json").write_text(json.dumps(about, indent=2))
+
+
+@torch.no_grad()
+def _write_painted(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews) -> None:
+    """`<split>-painted.npy` float16 (n·V, 3, T, S, S) and, where tubelets are dropped, `<split>-keep.npy` uint8 (n·V, L, N)."""
+    num_rows = len(views) * views.num_clips * views.num_crops
+    pixels = keep = None
+    for first, clips in _batches(views):
+        painted = method.paint(clips, kept_share)
+        if pixels is None:
+            pixels = _array(folder / f"{split}-painted.npy", np.float16, (num_rows, *painted.pixels.shape[1:]))
+            if painted.keep is not None:
+                keep = _array(folder / f"{split}-keep.npy", np.uint8, (num_rows, *painted.keep.shape[1:]))
+        rows = slice(first, first + len(clips))
+        pixels[rows] = painted.pixels.numpy()
+        if keep is not None and painted.keep is not None:
+            keep[rows] = painted.keep.numpy()
+
+
+@torch.no_grad()
+def _write_released(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews) -> None:
+    """`<split>-released.npy` uint8 (n, V, T, S, S, 3): what leaves the channel, its noise drawn once from a fixed key."""
+    num_views = views.num_clips * views.num_crops
+    released = None
+    for first, clips in _batches(views):
+        painted = method.paint(clips, kept_share)
+        rows = range(first, first + len(clips))
+        noise = keyed_normal(clips.shape[1:], ("release", split), rows) if method.channel.noise else None
+        pixels = to_uint8(transmit(painted, method.channel, method.tubelet, noise)).numpy()
+        if released is None:
+            released = _array(folder / f"{split}-released.npy", np.uint8, (len(views), num_views, *pixels.shape[1:]))
+        released.reshape(-1, *pixels.shape[1:])[rows.start : rows.stop] = pixels
+
+
+def _batches(views: ClipViews):  # noqa: ANN202 (iterator of the first row's number and clips (B, 3, T, S, S))
+    waiting: list[np.ndarray] = []
+    first = 0
+    for index in range(len(views)):
+        waiting.extend(views[index])
+        while len(waiting) >= BATCH or (waiting and index == len(views) - 1):
+            batch, waiting = waiting[:BATCH], waiting[BATCH:]
+            yield first, to_float(torch.from_numpy(np.stack(batch)))
+            first += len(batch)
+
+
+def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+
+
+class Released:
+    """A release as attackers read it. Nothing of a split is opened before it is asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        about = json.loads((folder / "release.json").read_text())
+        self.checksum: str = about["checksum"]
+        self.actions, self.attributes = tuple(about["actions"]), tuple(about["attributes"])
+        self._channel, self._tubelet = Channel(**about["channel"]), tuple(about["tubelet"])
+
+    def labels(self, split: Literal["train", "val", "test"]) -> Labels:
+        """The labels of the clips of a split."""
+        with np.load(self.folder / f"{split}-labels.npz") as file:
+            return Labels(file["actions"], file["attributes"])
+
+    def views(self, split: Literal["val", "test"]) -> np.ndarray:
+        """Released views of the clips of a split, uint8 (n, V, T, S, S, 3), not yet read into memory."""
+        return np.load(self.folder / f"{split}-released.npy", mmap_mode="r")
+
+    @cached_property
+    def _painted(self) -> tuple[np.ndarray, np.ndarray | None]:
+        keep = self.folder / "train-keep.npy"
+        return np.load(self.folder / "train-painted.npy", mmap_mode="r"), np.load(keep, mmap_mode="r") if keep.exists() else None
+
+    @property
+    def num_training_rows(self) -> int:
+        """Windows of training clips, a clip's own next to one another."""
+        return len(self._painted[0])
+
+    def training_batch(self, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
+        """Released training windows (B, 3, T, S, S) in [0, 1], the channel's noise drawn from (seed, epoch, row)."""
+        pixels, keep = self._painted
+        painted = Painted(torch.from_numpy(pixels[rows]).float(), None if keep is None else torch.from_numpy(keep[rows]))
+        noise = keyed_normal(pixels.shape[1:], ("attack", seed, epoch), rows.tolist()) if self._channel.noise else None
+        return transmit(painted, self._channel, self._tubelet, noise)

@@ -1,0 +1,100 @@
+"""What stands in results/ as tables for people: in the terminal (`stprivacy show`) and as Markdown for README and docs."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stprivacy.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a method at a kept share, means over attackers' seeds. Figures are of the test split."""
+
+    method: str
+    kept_share: float | None
+    action: float
+    cmap: float
+    f1: float
+    leak_removed: float
+    seeds: int
+    spread: float
+    """Largest − smallest cMAP over seeds."""
+
+
+def collect(results: Path) -> tuple[list[Row], dict[str, Any]]:
+    """All judged points below `results`/evaluate, raw first, and the metrics of raw (floors included). Raises UserError when nothing was judged."""
+    folder = results / "evaluate"
+    raw_path = folder / "raw" / "metrics.json"
+    if not raw_path.exists():
+        raise UserError(f"{raw_path}: no such file; nothing has been judged yet: run `make repro` or `dvc repro`")
+    rows = [row for path in sorted(folder.glob("*/points.csv")) for row in _rows(path)]
+    order = {"raw": 0, "stprivacy": 2}
+    rows.sort(key=lambda row: (order.get(row.method, 1), row.method, -(row.kept_share or 0)))
+    return rows, json.loads(raw_path.read_text())
+
+
+def _rows(path: Path) -> list[Row]:
+    """The rows of one points.csv, seeds of a kept share put together."""
+    with open(path, newline="") as file:
+        points = list(csv.DictReader(file))
+    rows = []
+    for share in dict.fromkeys(point["kept_share"] for point in points):
+        same = [point for point in points if point["kept_share"] == share]
+        values = {name: [float(point[name]) for point in same] for name in ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")}
+        mean = {name: sum(found) / len(found) for name, found in values.items()}
+        spread = max(values["privacy_cmap"]) - min(values["privacy_cmap"])
+        kept = float(share) if share else None
+        rows.append(Row(same[0]["method"], kept, mean["action_top1"], mean["privacy_cmap"], mean["privacy_f1"], mean["leak_removed"], len(same), spread))
+    return rows
+
+
+HEADINGS = ("method", "kept share", "action top-1 ↑", "cMAP ↓", "F1 ↓", "leak removed ↑")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    share = "" if row.kept_share is None else f"{row.kept_share:g}"
+    cmap = f"{row.cmap:.3f}" + (f" ± {row.spread / 2:.3f}" if row.seeds > 1 else "")
+    return row.method, share, f"{row.action:.3f}", cmap, f"{row.f1:.3f}", "" if math.isnan(row.leak_removed) else f"{row.leak_removed:.2f}"
+
+
+def _floor_cells(raw: dict[str, Any]) -> list[tuple[str, ...]]:
+    names = {"chance": "floor: chance", "constant": "floor: constant answer", "action_only": "floor: action label alone"}
+    floors = raw["floors"]
+    return [(title, "", f"{floors[name]['action_top1']:.3f}", f"{floors[name]['cmap']:.3f}", f"{floors[name]['f1']:.3f}", "") for name, title in names.items()]
+
+
+def show(results: Path, console: Console | None = None) -> None:
+    """Print the table. Raises UserError when there is nothing to show."""
+    rows, raw = collect(results)
+    table = Table(title=f"{raw['dataset']}: fresh attackers, test split ({raw['num_test_clips']} clips)")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in rows:
+        table.add_row(*_cells(row), style="bold" if row.method == "stprivacy" else None)
+    table.add_section()
+    for cells in _floor_cells(raw):
+        table.add_row(*cells, style="dim")
+    (console or Console()).print(table)
+
+
+def markdown(results: Path) -> str:
+    """The table as Markdown, with the AP of each attribute."""
+    rows, raw = collect(results)
+    attributes = list(raw["privacy"]["ap"])
+    lines = ["| " + " | ".join(HEADINGS) + " |", "| --- |" + " ---: |" * (len(HEADINGS) - 1)]
+    for row in rows:
+        cells = _cells(row)
+        lines.append("| " + " | ".join(f"**{cell}**" if cell and row.method == "stprivacy" else cell for cell in cells) + " |")
+    lines += ["| " + " | ".join(f"_{cell}_" if cell else "" for cell in cells) + " |" for cells in _floor_cells(raw)]
+    lines += ["", "AP of each attribute, strongest attacker:", "", "| method | attacker | " + " | ".join(attributes) + " |", "| --- | --- |" + " ---: |" * len(attributes)]
+    for method in dict.fromkeys(row.method for row in rows):
+        metrics = json.loads((results / "evaluate" / method / "metrics.json").read_text())
+        lines.append(f"| {method} | {metrics['strongest_attacker']} | " + " | ".join(f"{metrics['privacy']['ap'][name]:.2f}" for name in attributes) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,147 @@
+"""From a judgement to files: metrics.json, points.csv, curves.csv (DESIGN §7), and the recognizers that the game starts from."""
+
+import csv
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stprivacy.config import Params
+from stprivacy.evaluation.attackers import AttackResult
+from stprivacy.evaluation.floors import Floor, floors, random_ranking_cmap
+from stprivacy.evaluation.judge import Judgement, Point
+from stprivacy.evaluation.metrics import Labels, average_precisions, cmap, identity_top1, macro_f1, top1
+from stprivacy.evaluation.released import LEARNED
+
+POINT_COLUMNS = (
+    "method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "val_action_top1", "val_privacy_cmap",
+    "action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "on_front", "run_id", "model_path",
+)  # fmt: skip
+CURVE_COLUMNS = ("attacker", "kept_share", "seed", "epoch", "train_loss", "val_score", "val_loss")
+
+
+def leak_removed(released: float, raw: float, chance: float) -> float:
+    """1 − (released − chance) / (raw − chance), of cMAPs; NaN where raw clips leak nothing that could be removed."""
+    return 1 - (released - chance) / (raw - chance) if raw > chance else float("nan")
+
+
+def write_results(judgement: Judgement, params: Params, folder: Path, raw_metrics: Path | None) -> dict[str, Any]:
+    """Write metrics.json, points.csv and curves.csv; gives the metrics. `raw_metrics`: those of evaluate-raw, None for raw itself."""
+    released = next(iter(judgement.released.values()))
+    train, test = released.labels("train"), released.labels("test")
+    ground = floors(train, test)
+    raw = json.loads(raw_metrics.read_text())["privacy"]["cmap"] if raw_metrics else None
+    rows = [_row(point, judgement.method, figures_of(point, test), ground["chance"].cmap, raw, params) for point in judgement.points]
+    main = main_share(judgement, params)
+    points = [point for point in judgement.points if point.kept_share == main]
+    metrics = _metrics(points, judgement.method, params, test, ground, raw, released.attributes)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "points.csv", POINT_COLUMNS, rows)
+    write_csv(folder / "curves.csv", CURVE_COLUMNS, _curves(judgement))
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def main_share(judgement: Judgement, params: Params) -> float | None:
+    """The kept share whose figures stand in metrics.json: the one that the model was trained for, or the nearest that was judged."""
+    shares = [point.kept_share for point in judgement.points if point.kept_share is not None]
+    return min(shares, key=lambda share: abs(share - params.model.kept_share)) if shares else None
+
+
+def figures_of(point: Point, test: Labels) -> dict[str, float]:
+    """Test figures of a point: the action attacker's top-1, and the strongest privacy attacker's cMAP and F1."""
+    seen = point.strongest.test
+    found = {"action_top1": top1(point.action.test, test.actions), "privacy_cmap": cmap(seen, test.present)}
+    return found | {"privacy_f1": macro_f1(seen, test.present)}
+
+
+def _row(point: Point, method: str, figures: dict[str, float], chance: float, raw: float | None, params: Params) -> dict[str, Any]:
+    learned = method in LEARNED
+    return figures | {
+        "method": method, "keep_ratio": point.keep_ratio, "kept_share": point.kept_share, "seed": point.seed,
+        "action_weight": params.train.action_weight if learned else None, "privacy_weight": params.train.privacy_weight if learned else None,
+        "val_action_top1": point.action.val_score, "val_privacy_cmap": point.strongest.val_score,
+        "leak_removed": leak_removed(figures["privacy_cmap"], figures["privacy_cmap"] if raw is None else raw, chance),
+        "model_path": "models/anonymizer" if learned else None,
+    }  # fmt: skip
+
+
+def _metrics(
+    points: list[Point], method: str, params: Params, test: Labels, ground: dict[str, Floor], raw: float | None, attributes: tuple[str, ...]
+) -> dict[str, Any]:
+    """The contract's metrics.json: means over the attackers' seeds, and their spread where there are several."""
+    figures = [figures_of(point, test) for point in points]
+    mean = {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
+    precisions = np.mean([average_precisions(point.strongest.test, test.present) for point in points], axis=0)
+    first = points[0]
+    metrics: dict[str, Any] = {
+        "dataset": params.dataset.name,
+        "method": method,
+        "seed": params.train.seed,
+        "keep_ratio": first.keep_ratio,
+        "kept_share": first.kept_share,
+        "action": {"top1": mean["action_top1"]},
+        "privacy": {"cmap": mean["privacy_cmap"], "f1": mean["privacy_f1"], "ap": _by_attribute(attributes, precisions)},
+        "attackers": {result.name: _attacker(result, test, attributes) for result in (first.action, *first.privacy)},
+        "strongest_attacker": first.strongest.name,
+        "floors": {name: _floor(floor, attributes) for name, floor in ground.items()},
+        "random_ranking_cmap": random_ranking_cmap(test),
+        "leak_removed": leak_removed(mean["privacy_cmap"], mean["privacy_cmap"] if raw is None else raw, ground["chance"].cmap),
+        "leak_beyond_action": mean["privacy_cmap"] - ground["action_only"].cmap,
+        "num_test_clips": len(test.actions),
+        "num_attacker_seeds": len(points),
+    }
+    if len(figures) > 1:
+        metrics["spread_over_seeds"] = {name: float(np.ptp([figure[name] for figure in figures])) for name in mean}
+    return metrics
+
+
+def _attacker(result: AttackResult, test: Labels, attributes: tuple[str, ...]) -> dict[str, Any]:
+    about = {"val_score": result.val_score, "epochs": len(result.curve), "train_loss": result.train_loss, "fitted": result.fitted}
+    if result.target == "action":
+        return {"top1": top1(result.test, test.actions)} | about
+    precisions = _by_attribute(attributes, average_precisions(result.test, test.present))
+    figures: dict[str, Any] = {"cmap": cmap(result.test, test.present), "f1": macro_f1(result.test, test.present)}
+    identity = identity_top1(result.test, test)
+    return figures | ({} if identity is None else {"identity_top1": identity}) | {"ap": precisions} | about
+
+
+def _floor(floor: Floor, attributes: tuple[str, ...]) -> dict[str, Any]:
+    return asdict(floor) | {"ap": _by_attribute(attributes, np.array(floor.ap))}
+
+
+def _by_attribute(attributes: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
+    """Null for an attribute that no test clip has: JSON knows no NaN."""
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(attributes, values, strict=True)}
+
+
+def _curves(judgement: Judgement) -> list[dict[str, Any]]:
+    """A row an epoch and attacker, for `dvc plots`."""
+    return [
+        {"attacker": result.name, "kept_share": point.kept_share, "seed": point.seed} | asdict(epoch)
+        for point in judgement.points
+        for result in (point.action, *point.privacy)
+        for epoch in result.curve
+    ]
+
+
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """A CSV file with a header; a value that is None or missing is an empty cell."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def keep_recognizers(judgement: Judgement, folder: Path) -> None:
+    """Put the weights of the first seed's attackers in place, as the networks that the game starts from (models/recognizers)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    point = judgement.points[0]
+    info = {}
+    for result in (point.action, *point.privacy):
+        shutil.copy(result.weights, folder / f"{result.name}.safetensors")
+        info[result.name] = {"val_score": result.val_score, "epochs": len(result.curve)}
+    (folder / "info.json").write_text(json.dumps(info, indent=2, sort_keys=True) + "\n")
