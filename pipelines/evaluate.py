@@ -40,7 +40,8 @@ def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recog
             keep_recognizers(found, recognizers)
         pictures = write_pictures(found, metrics, params, RESULTS / method)
         run.judgement(metrics, pictures, show_raw=params.dataset.kind == "vp-synth" or params.tracking.log_raw_clips)
-    print(f"{method}: action {metrics['action']['top1']:.3f}, cMAP {metrics['privacy']['cmap']:.3f}, leak removed {metrics['leak_removed']:.2f}")
+    removed = "" if metrics["leak_removed"] is None else f", leak removed {metrics['leak_removed']:.2f}"
+    print(f"{method}: action {metrics['action']['top1']:.3f}, cMAP {metrics['privacy']['cmap']:.3f}{removed}")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ def use(name: str, force: bool) -> None:
     shipped = _shipped()
     if name not in shipped:
         near = difflib.get_close_matches(name, shipped, n=1)
-        raise UserError(f"{name}: no such file in {SHIPPED}/; " + (f"did you mean {near[0]}? " if near else "") + f"There are {', '.join(shipped)}")
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{name}: no such file in {SHIPPED}/; {meant}There are {', '.join(shipped)}")
     content = shipped[name].read_bytes()
     load_params(shipped[name])
     known = {path.read_bytes() for path in shipped.values()}
@@ -100,10 +101,10 @@ def check(files: tuple[Path, ...]) -> None:
 
     for file in files or (PARAMS,):
         found = load_params(file)
-        clip = found.clip
+        clip, train = found.clip, found.train
         click.echo(
             f"{file}: valid. {found.dataset.name}: clips of {clip.num_frames} × {clip.size} × {clip.size}, kept share "
-            f"{found.model.kept_share:.2f}, {found.train.init.epochs} + {found.train.game.epochs} epochs, then {', '.join(found.evaluate.methods)}"
+            f"{found.model.kept_share:.2f}, {train.init.epochs} + {train.game.epochs} epochs, then {', '.join(found.evaluate.methods)}"
         )
 
 

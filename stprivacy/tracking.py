@@ -70,7 +70,8 @@ class Run:
         """What a metrics.json says, headline figures without a prefix, and its pictures; raw frames only where `show_raw`."""
         privacy = metrics["privacy"]
         headline = {"action_top1": metrics["action"]["top1"], "privacy_cmap": privacy["cmap"], "privacy_f1": privacy["f1"]}
-        self.metrics(headline | {"leak_removed": metrics["leak_removed"]})
+        removed = {} if metrics["leak_removed"] is None else {"leak_removed": metrics["leak_removed"]}
+        self.metrics(headline | removed)
         found_by = {f"attack/{name}": found for name, found in metrics["attackers"].items()}
         found_by |= {f"floor/{name}": found for name, found in metrics["floors"].items()}
         for name, found in found_by.items():

@@ -1,6 +1,7 @@
 """What tests of every folder share."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def project_root() -> Path:
     return Path(__file__).resolve().parents[1]
 
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

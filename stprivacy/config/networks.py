@@ -78,3 +78,5 @@ class Recognizers(Section):
     vit_depth: Count = 12
     vit_num_heads: Count = 6
     vit_tubelet: tuple[Count, Count, Count] = (2, 16, 16)
+    warm_start: str | None = None
+    """A timm image ViT (.safetensors) that every fresh `vit` starts from, as the paper's did; null for random weights."""

@@ -45,6 +45,8 @@ class Params(Section):
                     f"train.game.adversaries: {adversary.kind} starts from a raw recognizer, but evaluate.attack.kinds trains none; "
                     f"add {adversary.kind} there or set start: fresh"
                 )
+        if self.train.game.rate_weight and not self.channel.noise:
+            raise ValueError("train.game.rate_weight needs a channel with noise, whose rate it bounds; set channel.noise or rate_weight: 0")
         if self.train.action_kind != self.evaluate.attack.action_kind:
             raise ValueError(
                 f"train.action_kind {self.train.action_kind} starts from the raw recognizer of evaluate.attack.action_kind "

@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from stprivacy.config.data import FolderDataset, PADataset, SyntheticDataset, VPDataset, WeizmannDataset
 from stprivacy.config.params import Params
-from stprivacy.config.training import Adversary
+from stprivacy.config.training import Adversary, Range
 from stprivacy.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -39,10 +39,12 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 def _first_problem(error: ValidationError) -> str:
     """The first of a validation's problems as `key = value: what is wrong; the mend`."""
-    problem = error.errors()[0]
-    # The tag of a discriminated union stands in the location like a key; it is none.
+    # A misspelt key is why another one is missing; and of a value that may be a list or a range, the form not meant is no problem.
+    rank = {"extra_forbidden": 0, "tuple_type": 2, "model_type": 2}
+    problem = min(error.errors(), key=lambda problem: rank.get(problem["type"], 1))
+    # The tag of a union's member stands in the location like a key; it is none.
     tags = {"vp-synth", "vp-hmdb51", "vp-ucf101", "pa-hmdb51", "weizmann", "folder"}
-    location = [str(part) for part in problem["loc"] if part not in tags]
+    location = [str(part) for part in problem["loc"] if part not in tags and "[" not in str(part)]
     key, value = ".".join(location), problem.get("input")
     if problem["type"] == "extra_forbidden":
         known = sorted(_known_keys(location[:-1]))
@@ -64,7 +66,7 @@ def _known_keys(location: list[str]) -> set[str]:
     for part in location:
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return set(Adversary.model_fields) if "adversaries" in location else set()
+            return set(Adversary.model_fields) if "adversaries" in location else set(Range.model_fields)
         section = annotation
     return {field.alias or name for name, field in section.model_fields.items()}
 

@@ -31,12 +31,17 @@ class Adversary(Section):
 
 
 class ClosedForm(Section):
-    """Ridge regression from features to attributes within the global batch, leave-one-out; its R² is penalised."""
+    """Ridge regression from features to attributes, leave-one-out, in the global batch and the last ones; its R² is penalised."""
 
     weight: Weight = 10.0
-    ridge: Positive = 0.1
+    ridge: Positive = 2.0
+    """λ, in units of the features' mean variance. Too small, it fits anything."""
+    memory: Annotated[int, Field(ge=0)] = 10
+    """Past global batches whose features are learned from, too: 24 clips alone do not tell a leak from luck."""
     random_kinds: tuple[NetworkKind, ...] = ("cnn3d", "cnn2d")
-    """Random recognizers, drawn anew each step, whose features are attacked."""
+    """Random recognizers whose features are attacked."""
+    redraw: Count = 60
+    """Steps after which the random recognizers are drawn anew, and the memory begins anew."""
     raw_trained: bool = True
     """Also attack the features of the frozen raw-trained recognizers."""
 
@@ -52,11 +57,15 @@ class Game(Section):
     """Steps over which the privacy terms grow to their weight."""
     objective: Literal["entropy", "prior", "negative"] = "entropy"
     """Privacy objective: BCE towards 0.5, BCE towards the attribute's share of training clips, or −BCE as in the paper."""
+    rate_weight: Weight = 0.0
+    """Weight of the release's information rate through the noisy channel, in nats a pixel value; 0 for none, as in the paper."""
     reference_weight: Weight = 1.0
     """Weight of the frozen reference recognizer's cross-entropy."""
     adversaries: tuple[Adversary, ...] = (Adversary(), Adversary(start="fresh"), Adversary(kind="cnn2d"))
     adversary_steps: Count = 4
     """Steps of the adversary player after each step of the anonymizer player."""
+    mirror: bool = True
+    """Adversaries see a random half of the replayed clips mirrored; off where an attribute tells left from right."""
     closed_form: ClosedForm = ClosedForm()
 
 
@@ -79,6 +88,8 @@ class Train(Section):
     schedule: Literal["decay", "cosine"] = "decay"
     init: InitPhase = InitPhase()
     game: Game = Game()
+    windows_per_epoch: Count = 1
+    """Random windows of each training video in an epoch; more where videos are few and long, since each epoch writes a checkpoint."""
     global_batch: Annotated[int, Field(ge=2)] = 24
     """Clips of one step over all workers; the number of workers does not change the result."""
     micro_batch: Count = 24

@@ -53,7 +53,7 @@ def _write_split(clips: Path, folder: Path, split: str, rows: Iterable[dict[str,
             if tar is not None:
                 tar.close()
             number += 1
-            tar = tarfile.open(folder / f"{split}-{number:05d}.tar", "w", format=tarfile.PAX_FORMAT)
+            tar = tarfile.open(folder / f"{split}-{number:05d}.tar", "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 (closed when full)
         frames = (clips / "clips" / f"{row['key']}.npy").read_bytes()
         labels = json.dumps({name: row[name] for name in ("action", "attributes", "file")}, sort_keys=True).encode()
         offset = _add(tar, f"{row['key']}.npy", frames)

@@ -23,7 +23,7 @@ from stprivacy.data.clips import epoch_order
 from stprivacy.evaluation.metrics import Labels, cmap, top1
 from stprivacy.evaluation.released import Released
 from stprivacy.models.channel import to_float
-from stprivacy.models.checkpoints import save_weights
+from stprivacy.models.checkpoints import fresh_recognizer, save_weights
 from stprivacy.models.recognizers import Recognizer, build_recognizer
 from stprivacy.randomness import keyed_seed
 
@@ -140,7 +140,7 @@ class Fit:
         outputs = len(self.released.actions if job.target == "action" else self.released.attributes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(keyed_seed("attacker", job.target, job.kind, job.seed))
-            self.network = build_recognizer(job.kind, outputs, job.recognizers, job.clip)
+            self.network = fresh_recognizer(job.kind, outputs, job.recognizers, job.clip)
             self.average = build_recognizer(job.kind, outputs, job.recognizers, job.clip)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)

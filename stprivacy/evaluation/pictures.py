@@ -35,7 +35,7 @@ def write_pictures(judgement: Judgement, metrics: dict[str, Any], params: Params
         )
         for share, released in judgement.released.items()
     }
-    np.savez_compressed(folder / "examples.npz", **{"raw": raw} | strips)
+    np.savez_compressed(folder / "examples.npz", **{"raw": raw} | strips)  # type: ignore[arg-type]  # names are no keyword of numpy's
     frames = frame_grid(raw, {}, folder / "raw.png") if judgement.method == "raw" else frame_grid(raw, strips, folder / "clips.png")
     pictures = {"clips": frames}
     if judgement.method != "raw":
@@ -53,7 +53,8 @@ def _example_rows(actions: np.ndarray) -> list[int]:
 def frame_grid(raw: np.ndarray | None, strips: dict[str, np.ndarray], path: Path) -> Path:
     """A row of frames for every clip and method, raw first; each array is uint8 (clips, T, S, S, 3)."""
     rows = ({"raw": raw} if raw is not None else {}) | strips
-    num_clips, frames = len(next(iter(rows.values()))), np.linspace(0, next(iter(rows.values())).shape[1] - 1, FRAMES_SHOWN).round().astype(int)
+    num_clips, num_frames = next(iter(rows.values())).shape[:2]
+    frames = np.linspace(0, num_frames - 1, FRAMES_SHOWN).round().astype(int)
     figure, axes = plt.subplots(num_clips * len(rows), 1, figsize=(10, 1.28 * num_clips * len(rows)), squeeze=False)
     for clip in range(num_clips):
         for place, (title, clips) in enumerate(rows.items()):
@@ -77,9 +78,10 @@ def _attribute_bars(metrics: dict[str, Any], path: Path) -> Path:
     width = 0.8 / len(attackers)
     for index, (attacker, ap) in enumerate(attackers.items()):
         label = attacker + (" (strongest)" if attacker == metrics["strongest_attacker"] else "")
-        axis.bar(np.arange(len(names)) + index * width, [ap[name] for name in names], width, label=label)
+        axis.bar(np.arange(len(names)) + index * width, [ap[name] or 0 for name in names], width, label=label)
     for floor, style in (("chance", ":"), ("action_only", "--")):
-        axis.axhline(metrics["floors"][floor]["cmap"], linestyle=style, color="black", linewidth=1, label=f"floor: {floor.replace('_', ' ')} (macro)")
+        label = f"floor: {floor.replace('_', ' ')} (macro)"
+        axis.axhline(metrics["floors"][floor]["cmap"], linestyle=style, color="black", linewidth=1, label=label)
     axis.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=20, ha="right")
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("AP of a fresh attacker")
@@ -92,12 +94,16 @@ def _attribute_bars(metrics: dict[str, Any], path: Path) -> Path:
 
 
 def overview(results: Path, path: Path) -> Path:
-    """Two test clips as every judged method releases it, a row each (`stprivacy show --figure`). Raises UserError when nothing was judged."""
+    """Two test clips as every judged method releases them, a row each (`stprivacy show --figure`).
+
+    Raises UserError when nothing was judged.
+    """
     files = sorted((results / "evaluate").glob("*/examples.npz"))
     if not files:
         raise UserError(f"{results / 'evaluate'}: no examples there; run `make repro` or `dvc repro`")
     order = sorted(files, key=lambda file: ({"raw": 0, "stprivacy": 2}.get(file.parent.name, 1), file.parent.name))
-    raw, strips = None, {}
+    raw: np.ndarray | None = None
+    strips: dict[str, np.ndarray] = {}
     for file in order:
         with np.load(file) as examples:
             raw = examples["raw"]

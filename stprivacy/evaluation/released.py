@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from stprivacy.data.clips import ClipViews, DatasetInfo, ShardReader
 from stprivacy.errors import UserError
 from stprivacy.evaluation.metrics import Labels
 from stprivacy.fingerprint import fingerprint
-from stprivacy.models.anonymizer import Anonymizer, Painted
+from stprivacy.models.anonymizer import Painted
 from stprivacy.models.baselines import BASELINES, build_baseline
 from stprivacy.models.channel import to_float, to_uint8, transmit
 from stprivacy.models.checkpoints import load_anonymizer
@@ -76,7 +77,8 @@ def load_method(name: str, model: Path, clip: Clip, channel: Channel) -> Method:
         return Method(name, build_baseline(name).eval().requires_grad_(False), quiet, (1, 1, 1), 0)
     anonymizer, own_channel = load_anonymizer(model)
     if (anonymizer.clip.num_frames, anonymizer.clip.size) != (clip.num_frames, clip.size):
-        raise UserError(f"{model}: made for clips of {anonymizer.clip.num_frames} frames at {anonymizer.clip.size} px, not params.yaml's; run train")
+        made_for = f"{anonymizer.clip.num_frames} frames at {anonymizer.clip.size} px"
+        raise UserError(f"{model}: made for clips of {made_for}, not params.yaml's; run train")
     return Method(name, anonymizer.eval().requires_grad_(False), own_channel, anonymizer.tubelet, anonymizer.num_sparsifications)
 
 
@@ -176,7 +178,8 @@ def _write_released(folder: Path, split: str, method: Method, kept_share: float,
         released.reshape(-1, *pixels.shape[1:])[rows.start : rows.stop] = pixels
 
 
-def _batches(views: ClipViews):  # noqa: ANN202 (iterator of the first row's number and clips (B, 3, T, S, S))
+def _batches(views: ClipViews) -> Iterator[tuple[int, Tensor]]:
+    """The first row's number and clips (B, 3, T, S, S)."""
     waiting: list[np.ndarray] = []
     first = 0
     for index in range(len(views)):

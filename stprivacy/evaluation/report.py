@@ -29,7 +29,10 @@ class Row:
 
 
 def collect(results: Path) -> tuple[list[Row], dict[str, Any]]:
-    """All judged points below `results`/evaluate, raw first, and the metrics of raw (floors included). Raises UserError when nothing was judged."""
+    """All judged points below `results`/evaluate, raw first, and the metrics of raw (floors included).
+
+    Raises UserError when nothing was judged.
+    """
     folder = results / "evaluate"
     raw_path = folder / "raw" / "metrics.json"
     if not raw_path.exists():
@@ -47,11 +50,13 @@ def _rows(path: Path) -> list[Row]:
     rows = []
     for share in dict.fromkeys(point["kept_share"] for point in points):
         same = [point for point in points if point["kept_share"] == share]
-        values = {name: [float(point[name]) for point in same] for name in ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")}
+        names = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")
+        values = {name: [float(point[name] or "nan") for point in same] for name in names}
         mean = {name: sum(found) / len(found) for name, found in values.items()}
         spread = max(values["privacy_cmap"]) - min(values["privacy_cmap"])
         kept = float(share) if share else None
-        rows.append(Row(same[0]["method"], kept, mean["action_top1"], mean["privacy_cmap"], mean["privacy_f1"], mean["leak_removed"], len(same), spread))
+        figures = (mean["action_top1"], mean["privacy_cmap"], mean["privacy_f1"], mean["leak_removed"])
+        rows.append(Row(same[0]["method"], kept, *figures, len(same), spread))
     return rows
 
 
@@ -66,8 +71,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _floor_cells(raw: dict[str, Any]) -> list[tuple[str, ...]]:
     names = {"chance": "floor: chance", "constant": "floor: constant answer", "action_only": "floor: action label alone"}
-    floors = raw["floors"]
-    return [(title, "", f"{floors[name]['action_top1']:.3f}", f"{floors[name]['cmap']:.3f}", f"{floors[name]['f1']:.3f}", "") for name, title in names.items()]
+    floors = [(title, raw["floors"][name]) for name, title in names.items()]
+    return [(title, "", f"{floor['action_top1']:.3f}", f"{floor['cmap']:.3f}", f"{floor['f1']:.3f}", "") for title, floor in floors]
 
 
 def show(results: Path, console: Console | None = None) -> None:
@@ -93,8 +98,11 @@ def markdown(results: Path) -> str:
         cells = _cells(row)
         lines.append("| " + " | ".join(f"**{cell}**" if cell and row.method == "stprivacy" else cell for cell in cells) + " |")
     lines += ["| " + " | ".join(f"_{cell}_" if cell else "" for cell in cells) + " |" for cells in _floor_cells(raw)]
-    lines += ["", "AP of each attribute, strongest attacker:", "", "| method | attacker | " + " | ".join(attributes) + " |", "| --- | --- |" + " ---: |" * len(attributes)]
+    lines += ["", "AP of each attribute, strongest attacker:", ""]
+    lines += ["| method | attacker | " + " | ".join(attributes) + " |", "| --- | --- |" + " ---: |" * len(attributes)]
     for method in dict.fromkeys(row.method for row in rows):
         metrics = json.loads((results / "evaluate" / method / "metrics.json").read_text())
-        lines.append(f"| {method} | {metrics['strongest_attacker']} | " + " | ".join(f"{metrics['privacy']['ap'][name]:.2f}" for name in attributes) + " |")
+        found = [metrics["privacy"]["ap"][name] for name in attributes]
+        precisions = " | ".join("" if value is None else f"{value:.2f}" for value in found)  # null: no test clip has the attribute
+        lines.append(f"| {method} | {metrics['strongest_attacker']} | {precisions} |")
     return "\n".join(lines) + "\n"

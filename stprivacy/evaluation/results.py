@@ -62,9 +62,10 @@ def _row(point: Point, method: str, figures: dict[str, float], chance: float, ra
     learned = method in LEARNED
     return figures | {
         "method": method, "keep_ratio": point.keep_ratio, "kept_share": point.kept_share, "seed": point.seed,
-        "action_weight": params.train.action_weight if learned else None, "privacy_weight": params.train.privacy_weight if learned else None,
+        "action_weight": params.train.action_weight if learned else None,
+        "privacy_weight": params.train.privacy_weight if learned else None,
         "val_action_top1": point.action.val_score, "val_privacy_cmap": point.strongest.val_score,
-        "leak_removed": leak_removed(figures["privacy_cmap"], figures["privacy_cmap"] if raw is None else raw, chance),
+        "leak_removed": _or_null(leak_removed(figures["privacy_cmap"], figures["privacy_cmap"] if raw is None else raw, chance)),
         "model_path": "models/anonymizer" if learned else None,
     }  # fmt: skip
 
@@ -89,7 +90,7 @@ def _metrics(
         "strongest_attacker": first.strongest.name,
         "floors": {name: _floor(floor, attributes) for name, floor in ground.items()},
         "random_ranking_cmap": random_ranking_cmap(test),
-        "leak_removed": leak_removed(mean["privacy_cmap"], mean["privacy_cmap"] if raw is None else raw, ground["chance"].cmap),
+        "leak_removed": _or_null(leak_removed(mean["privacy_cmap"], mean["privacy_cmap"] if raw is None else raw, ground["chance"].cmap)),
         "leak_beyond_action": mean["privacy_cmap"] - ground["action_only"].cmap,
         "num_test_clips": len(test.actions),
         "num_attacker_seeds": len(points),
@@ -114,8 +115,13 @@ def _floor(floor: Floor, attributes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _by_attribute(attributes: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
-    """Null for an attribute that no test clip has: JSON knows no NaN."""
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(attributes, values, strict=True)}
+    """Null for an attribute that no test clip has."""
+    return {name: _or_null(float(value)) for name, value in zip(attributes, values, strict=True)}
+
+
+def _or_null(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if np.isnan(value) else value
 
 
 def _curves(judgement: Judgement) -> list[dict[str, Any]]:

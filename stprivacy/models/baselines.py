@@ -1,5 +1,7 @@
 """Classical anonymizers behind the same protocol as the learned one: clip in, `Painted` out, nothing dropped."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,12 +55,12 @@ class Blur(nn.Module):
         return Painted(blurred.view(batch, channels, frames, height, width), None)
 
 
-BASELINES = {
-    "raw": lambda: Raw(),
+BASELINES: dict[str, Callable[[], nn.Module]] = {
+    "raw": Raw,
     "downsample-2": lambda: Downsample(2),
     "downsample-4": lambda: Downsample(4),
-    "blur": lambda: Blur(),
-    "noise": lambda: Raw(),
+    "blur": Blur,
+    "noise": Raw,
 }
 """`noise` is the raw clip through the noisy channel of the learned anonymizer: what noise alone would do."""
 

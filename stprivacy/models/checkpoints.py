@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stprivacy.config import Channel, Clip, Model
+from stprivacy.config import Channel, Clip, Model, NetworkKind, Recognizers
 from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import Anonymizer
-from stprivacy.models.recognizers import VideoTransformer
+from stprivacy.models.recognizers import Recognizer, VideoTransformer, build_recognizer
 
 Inflation = Literal["averaging", "central"]
 CLASSIFIER = ("cls_token", "dist_token", "norm.", "fc_norm.", "pre_logits.", "head.", "head_dist.")
@@ -112,6 +112,14 @@ def warm_start(path: Path, module: Anonymizer | VideoTransformer, inflation: Inf
     fitted = from_timm(state, module, inflation, str(path))
     module.load_state_dict(fitted, strict=False)
     return sorted(module.state_dict().keys() - fitted.keys())
+
+
+def fresh_recognizer(kind: NetworkKind, num_outputs: int, sizes: Recognizers, clip: Clip) -> Recognizer:
+    """A recognizer that has seen no clip; a `vit` begins with the image weights of `recognizers.warm_start` where that names some."""
+    network = build_recognizer(kind, num_outputs, sizes, clip)
+    if sizes.warm_start and isinstance(network, VideoTransformer):
+        warm_start(Path(sizes.warm_start), network)
+    return network
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

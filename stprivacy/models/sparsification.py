@@ -25,7 +25,7 @@ class Scorer(nn.Module):
         self.start_bias = keep_bias / logit_scale
 
     def reset_bias(self) -> None:
-        """Begin with p(keep) = sigmoid(keep_bias) for every token; called after the usual initialisation."""
+        """Begin with p(keep) near sigmoid(keep_bias) for every token; called after the usual initialisation."""
         *_, bias = self.out_conv.parameters()
         with torch.no_grad():
             bias.copy_(torch.tensor([self.start_bias, 0.0]))

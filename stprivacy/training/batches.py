@@ -15,8 +15,8 @@ from stprivacy.training.task import Batch
 class GlobalBatches:
     """Yields, for each step of an epoch, the micro-batches of worker `rank` of `world_size`.
 
-    A global batch is cut into world_size × num_parts equal parts, worker by worker. What is left of an epoch's shuffled order
-    after the last full global batch is left out; the next epoch shuffles anew.
+    An epoch goes through the training clips `train.windows_per_epoch` times, each time in a new order and with new windows. A global
+    batch is cut into world_size × num_parts equal parts, worker by worker. What is left after the last full global batch is left out.
     """
 
     def __init__(self, reader: ShardReader, clip: Clip, train: Train, rank: int, world_size: int, device: torch.device):
@@ -28,24 +28,19 @@ class GlobalBatches:
             raise UserError(
                 f"params.yaml: train.global_batch = {train.global_batch}: larger than the {len(reader)} training clips; lower it"
             )
-        self.clips, self.train, self.rank, self.world_size, self.device = (
-            TrainingClips(reader, clip, train.seed),
-            train,
-            rank,
-            world_size,
-            device,
-        )
+        self.clips = TrainingClips(reader, clip, train.seed)
+        self.train, self.rank, self.world_size, self.device = train, rank, world_size, device
         self.share = train.global_batch // world_size
         self.num_parts = num_micro_batches(train, world_size)
-        self.steps_per_epoch = len(reader) // train.global_batch
+        self.steps_per_epoch = len(reader) * train.windows_per_epoch // train.global_batch
 
     def epoch(self, epoch: int) -> Iterator[list[Batch]]:
         """The steps of an epoch (counted from 0): each a list of this worker's micro-batches."""
-        order = epoch_order(len(self.clips.reader), self.train.seed, epoch)
+        passes = range(epoch * self.train.windows_per_epoch, (epoch + 1) * self.train.windows_per_epoch)
+        order = [(i, int(index)) for i in passes for index in epoch_order(len(self.clips.reader), self.train.seed, i)]
         first = self.rank * self.share
         mine = [order[s * self.train.global_batch :][first : first + self.share] for s in range(self.steps_per_epoch)]
-        keys = [[(epoch, int(index)) for index in indices] for indices in mine]
-        loader = DataLoader(self.clips, batch_sampler=keys, num_workers=self.train.loader_processes, pin_memory=self.device.type == "cuda")
+        loader = DataLoader(self.clips, batch_sampler=mine, num_workers=self.train.loader_processes, pin_memory=self.device.type == "cuda")
         for step, items in enumerate(loader, start=epoch * self.steps_per_epoch):
             yield self._parts(items, step)
 

@@ -4,10 +4,11 @@ A training run is named by the hash of its configuration, and Ray keeps its chec
 the same command after a kill finds them and goes on.
 """
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ NOT_IN_THE_RESULT = {"num_workers", "micro_batch", "loader_processes"}
 
 
 @contextmanager
-def cluster(num_cpus: int):
+def cluster(num_cpus: int) -> Iterator[Any]:
     """Connect to the cluster of RAY_ADDRESS, or start one on this machine with at least `num_cpus` slots; left as it was found."""
     import ray
 
@@ -42,7 +43,7 @@ def cluster(num_cpus: int):
     # With the dashboard, whose State API tells Ray's cleaner of placement groups that a run is over.
     local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     where = {"address": address} if address else {"address": "local", **local}
-    ray.init(log_to_driver=True, logging_level="WARNING", runtime_env={"env_vars": variables}, **where)
+    ray.init(log_to_driver=True, logging_level=logging.WARNING, runtime_env={"env_vars": variables}, **where)
     try:
         yield ray
     finally:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -79,9 +79,9 @@ class TorchEngine:
             seen.append(metrics)
         parameters = [p for p in self.player.module.parameters() if p.grad is not None]
         if _world_size() > 1:
-            for parameter in parameters:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= _world_size()
+            for gradient in [p.grad for p in parameters if p.grad is not None]:
+                dist.all_reduce(gradient)
+                gradient /= _world_size()
         if self.clip:
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
@@ -150,7 +150,7 @@ class DeepSpeedEngine:
             raise RunError(f"{folder}: no DeepSpeed checkpoint for {_world_size()} workers")
 
 
-def _import_deepspeed():
+def _import_deepspeed() -> Any:
     """DeepSpeed, without its probes: it would compile CPU kernels with g++ for a minute that nothing here uses."""
     os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
     import deepspeed

@@ -38,7 +38,8 @@ def play(phase: Phase, batches: GlobalBatches, start_epoch: int, observer: Obser
             if phase.adversary:
                 parts = game.look_ahead(parts)
             metrics = phase.anonymizer.update(loss, parts)
-            for turn in range(phase.adversary_steps):
-                metrics |= phase.adversary.update(game.adversary_loss, game.recall(step, turn, len(parts)))
+            if phase.adversary:
+                for turn in range(phase.adversary_steps):
+                    metrics |= phase.adversary.update(game.adversary_loss, game.recall(step, turn, len(parts)))
             observer.step(phase.name, step, metrics)
         observer.epoch(phase, epoch)

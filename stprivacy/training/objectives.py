@@ -42,6 +42,16 @@ def reconstruction_loss(clips: Tensor, pixels: Tensor, keep: Tensor) -> Tensor:
     return F.mse_loss(pixels * keep, clips * keep)
 
 
+def rate_loss(pixels: Tensor, keep: Tensor, noise: float) -> Tensor:
+    """What the noisy channel can carry at most, in nats a pixel value: mean of keep · (pixel − ½)² / 2σ².
+
+    `pixels` (B, 3, T, H, W) in [0, 1], `keep` (B, 1, T, H, W) of 0/1, `noise` σ > 0. The divergence KL(N(x, σ²) ‖ N(½, σ²)) is an upper
+    bound of the information that a release holds of its clip, whoever reads it (the variational bottleneck of Alemi et al.,
+    arXiv 1612.00410, with a fixed marginal): what neither action nor attributes need costs something, too.
+    """
+    return (keep * (pixels - 0.5).square()).mean() / (2 * noise**2)
+
+
 def privacy_objective(logits: Tensor, attributes: Tensor, prior: Tensor, objective: Literal["entropy", "prior", "negative"]) -> Tensor:
     """What the anonymizer minimises on an adversary's answer. `logits`, `attributes`: (B, A); `prior`: (A,) in [0, 1].
 
@@ -57,12 +67,13 @@ def privacy_objective(logits: Tensor, attributes: Tensor, prior: Tensor, objecti
     return F.binary_cross_entropy_with_logits(logits, target) - least
 
 
-def ridge_r2(features: Tensor, attributes: Tensor, ridge: float) -> Tensor:
+def ridge_r2(features: Tensor, attributes: Tensor, ridge: float, num_judged: int | None = None) -> Tensor:
     """Leave-one-out R² (A,) of ridge regression from standardised features (B, F) to attributes (B, A), in closed form.
 
     With the kernel K = ZZᵀ/F of the standardised features and the hat matrix H = K(K + λI)⁻¹, the residual of sample i
     when i is left out is (t − Ht)ᵢ / (1 − Hᵢᵢ) (Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, §7.10).
-    Differentiable in the features; 1 − Hᵢᵢ is kept above 0.05 for the sake of the gradient.
+    All rows are learned from, the first `num_judged` (None: all) are judged. Differentiable in the features; 1 − Hᵢᵢ is kept
+    above 0.05 for the sake of the gradient.
     """
     features, attributes = features.float(), attributes.float()
     standard = (features - features.mean(0)) / (features.std(0) + 1e-4)
@@ -71,7 +82,7 @@ def ridge_r2(features: Tensor, attributes: Tensor, ridge: float) -> Tensor:
     hat = torch.linalg.solve(kernel + ridge * identity, kernel).T
     target = attributes - attributes.mean(0)
     residual = (target - hat @ target) / (1 - hat.diagonal()).clamp_min(0.05)[:, None]
-    return 1 - residual.square().mean(0) / target.square().mean(0).clamp_min(1e-3)
+    return 1 - residual[:num_judged].square().mean(0) / target[:num_judged].square().mean(0).clamp_min(1e-3)
 
 
 def ramp(step: int, steps: int) -> float:

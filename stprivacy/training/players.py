@@ -11,7 +11,7 @@ from torch import nn
 
 from stprivacy.config import Params, Train
 from stprivacy.models.anonymizer import Anonymizer
-from stprivacy.models.checkpoints import load_weights
+from stprivacy.models.checkpoints import fresh_recognizer, load_weights, warm_start
 from stprivacy.models.recognizers import build_recognizer
 from stprivacy.randomness import keyed_seed
 from stprivacy.training.objectives import ramp
@@ -46,13 +46,15 @@ def build_networks(params: Params, num_actions: int, num_attributes: int, recogn
     train, sizes, clip = params.train, params.recognizers, params.clip
     torch.manual_seed(keyed_seed("networks", train.seed))
     anonymizer = Anonymizer(params.model, clip)
-    if params.model.identity_start:
+    if train.warm_start:
+        warm_start(Path(train.warm_start), anonymizer)
+    elif params.model.identity_start:
         anonymizer.start_as_identity(first_clips)
     action = build_recognizer(train.action_kind, num_actions, sizes, clip)
     load_weights(recognizers_folder / "action.safetensors", action)
     adversaries, raw_trained = nn.ModuleList(), {}
     for adversary in train.game.adversaries:
-        network = build_recognizer(adversary.kind, num_attributes, sizes, clip)
+        network = fresh_recognizer(adversary.kind, num_attributes, sizes, clip)
         if adversary.start == "raw":
             load_weights(recognizers_folder / f"privacy-{adversary.kind}.safetensors", network)
             raw_trained[adversary.kind] = deepcopy(network).requires_grad_(False).eval()

@@ -74,6 +74,7 @@ class Recorder:
             if phase.adversary:
                 phase.adversary.save(folder / "adversary-player")
                 torch.save(phase.game.replay.state(), folder / f"replay-{self.rank}.pt")
+                torch.save(phase.game.closed_form.state(), folder / f"closed-form-{self.rank}.pt")
             if self.rank == 0:
                 self.write_model(phase.game, folder / "model")
                 pd.DataFrame(self.history).to_csv(folder / "history.csv", index=False)
@@ -92,7 +93,7 @@ class Recorder:
         if checkpoint is None:
             return 0
         if not self.history and (checkpoint / "history.csv").exists():
-            self.history = pd.read_csv(checkpoint / "history.csv").to_dict("records")  # type: ignore[assignment]
+            self.history = pd.read_csv(checkpoint / "history.csv").to_dict("records")
         progress = Progress.read(checkpoint)
         if progress.phase != phase.name:
             return 0
@@ -100,6 +101,7 @@ class Recorder:
         if phase.adversary:
             phase.adversary.load(checkpoint / "adversary-player")
             phase.game.replay.load(torch.load(checkpoint / f"replay-{self.rank}.pt", weights_only=True))
+            phase.game.closed_form.load(torch.load(checkpoint / f"closed-form-{self.rank}.pt", weights_only=True))
         if self.rank == 0:
             print(f"going on after {phase.name} epoch {progress.epochs}", flush=True)
         return progress.epochs

@@ -1,50 +1,64 @@
-"""What the adversaries may still see of past releases: the last global batches, this worker's part of each, as uint8.
+"""What the adversaries may still see of past releases: the last global batches, this worker's part of each.
 
-A release holds multiples of 1/255, so uint8 loses nothing and a quarter of the memory does.
+Kept is what the anonymizer painted, before the channel, as uint8: each time that it is drawn, the channel's noise is drawn anew, as for
+an attacker. An adversary that sees the same noise twice learns it by heart. b clips of this worker, A attributes.
 """
 
 from collections import deque
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from stprivacy.models.anonymizer import Painted
 from stprivacy.models.channel import to_float, to_uint8
 from stprivacy.randomness import keyed_generator
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One step's clips of this worker."""
+
+    pixels: Tensor  # uint8 (b, T, H, W, 3), as painted
+    keep: Tensor  # uint8 (b, L, N)
+    attributes: Tensor  # (b, A)
+    samples: Tensor  # int64 (b,): the keys of their randomness
+
+    def painted(self) -> Painted:
+        """What the channel takes."""
+        return Painted(to_float(self.pixels), self.keep)
+
+
 class Replay:
-    """The releases of the last `capacity` steps, the newest last."""
+    """What was painted in the last `capacity` steps, the newest last."""
 
     def __init__(self, capacity: int):
-        self._entries: deque[tuple[int, Tensor, Tensor]] = deque(maxlen=max(1, capacity))
+        self._entries: deque[tuple[int, Entry]] = deque(maxlen=max(1, capacity))
 
-    def add(self, step: int, released: Tensor, attributes: Tensor) -> None:
-        """Keep `released` (b, 3, T, H, W) and its `attributes` (b, A); further parts of the same step are appended to it."""
-        stored = to_uint8(released.detach())
+    def add(self, step: int, painted: Painted, attributes: Tensor, samples: tuple[int, ...]) -> None:
+        """Keep what was painted from these samples; further parts of the same step are appended to it."""
+        assert painted.keep is not None  # the learned anonymizer always says what it keeps
+        entry = Entry(to_uint8(painted.pixels.detach().float()), painted.keep.detach().to(torch.uint8), attributes, torch.tensor(samples))
         if self._entries and self._entries[-1][0] == step:
-            _, clips, labels = self._entries.pop()
-            stored, attributes = torch.cat([clips, stored]), torch.cat([labels, attributes])
-        self._entries.append((step, stored, attributes))
+            _, before = self._entries.pop()
+            entry = Entry(*(torch.cat([getattr(before, field.name), getattr(entry, field.name)]) for field in fields(Entry)))
+        self._entries.append((step, entry))
 
-    def draw(self, last: int, turn: int, key: tuple[int | str, ...]) -> tuple[Tensor, Tensor]:
-        """Clips (b, 3, T, H, W) in [0, 1] and attributes (b, A): the newest at turn 0, later one of the `last` newest.
-
-        Which one is drawn from `key`, so that all workers take their parts of the same global batch.
-        """
+    def draw(self, last: int, turn: int, key: tuple[int | str, ...]) -> Entry:
+        """The newest entry at turn 0, later one of the `last` newest, drawn from `key`: the same global batch on all workers."""
         choices = min(max(1, last), len(self._entries))
         back = 0 if turn == 0 else int(torch.randint(choices, (), generator=keyed_generator(*key)))
-        _, clips, attributes = self._entries[-1 - back]
-        return to_float(clips), attributes
+        return self._entries[-1 - back][1]
 
     def state(self) -> dict[str, Tensor]:
-        """Everything, as tensors that a checkpoint can hold: steps (E,), clips (E, b, T, H, W, 3), attributes (E, b, A)."""
+        """Everything, as tensors that a checkpoint can hold: steps (E,) and an (E, b, …) a field."""
         if not self._entries:
             return {}
-        steps, clips, attributes = zip(*self._entries, strict=True)
-        return {"steps": torch.tensor(steps), "clips": torch.stack(clips), "attributes": torch.stack(attributes)}
+        stacked = {field.name: torch.stack([getattr(entry, field.name) for _, entry in self._entries]) for field in fields(Entry)}
+        return {"steps": torch.tensor([step for step, _ in self._entries]), **stacked}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state()` gave."""
         self._entries.clear()
-        if state:
-            self._entries.extend(zip(state["steps"].tolist(), state["clips"], state["attributes"], strict=True))
+        for index, step in enumerate(state["steps"].tolist() if state else ()):
+            self._entries.append((step, Entry(**{field.name: state[field.name][index] for field in fields(Entry)})))

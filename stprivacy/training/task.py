@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from stprivacy.config import Channel, Clip, Recognizers, Train
 from stprivacy.models.anonymizer import Anonymizer, Painted, expand_keep
 from stprivacy.models.channel import transmit
-from stprivacy.models.recognizers import build_recognizer
 from stprivacy.randomness import keyed_gumbel, keyed_normal, keyed_seed
 from stprivacy.training import objectives
-from stprivacy.training.replay import Replay
+from stprivacy.training.closed_form import ClosedFormAdversary
+from stprivacy.training.replay import Entry, Replay
 
 Metrics = dict[str, Tensor]
 
@@ -79,6 +79,7 @@ class Game:
     ):
         self.networks, self.train, self.channel, self.clip, self.recognizers = networks, train, channel, clip, recognizers
         self.prior, self.gather = prior, gather
+        self.closed_form = ClosedFormAdversary(train.game.closed_form, networks.raw_trained, recognizers, clip, len(prior), train.seed)
         self.replay = Replay(max((adversary.replay for adversary in train.game.adversaries), default=1))
 
     # ------------------------------------------------------------------------------------------------ the players' losses
@@ -108,7 +109,7 @@ class Game:
         train, game, networks = self.train, self.train.game, self.networks
         painted = self._paint(batch, self.networks.anonymizer.keep_ratio)
         released = self._release(painted, batch, noisy=True)
-        self.replay.add(batch.step, released, batch.attributes)
+        self.replay.add(batch.step, painted, batch.attributes, batch.samples)
         ease = objectives.ramp(batch.step, game.ramp_steps)
         networks.adversaries.requires_grad_(False)  # their weights are not this player's, and cost a third of the backward pass
         answers = [_run(adversary, released) for adversary in networks.adversaries]
@@ -120,11 +121,17 @@ class Game:
             "ratio": (train.ratio_weight, objectives.ratio_loss(painted.decisions, networks.anonymizer.keep_ratio)),
             "polarisation": (train.polarisation_weight, objectives.polarisation_loss(painted.probabilities)),
         }
+        if game.rate_weight:
+            rate = objectives.rate_loss(painted.pixels.float(), self._keep_pixels(painted, batch.clips), self.channel.noise)
+            terms["rate"] = (game.rate_weight * ease, rate)
         if networks.reference is not None:
             terms["reference"] = (game.reference_weight, F.cross_entropy(_run(networks.reference, released), batch.actions))
         if game.closed_form.weight:
             terms["closed_form"] = (game.closed_form.weight * ease, self._closed_form_r2(released, batch).relu().mean())
         loss, metrics = _weighted_sum(terms)
+        with torch.no_grad():  # on clips that no adversary has trained on yet, so that it can be compared with a fresh attacker's
+            metrics |= self._by_adversary("bce", [F.binary_cross_entropy_with_logits(answer, batch.attributes) for answer in answers])
+        assert painted.keep is not None  # the learned anonymizer always says what it keeps
         return loss, metrics | {"keep/share": painted.keep.detach().float().mean()}
 
     def adversary_loss(self, recall: Recall) -> tuple[Tensor, Metrics]:
@@ -133,19 +140,37 @@ class Game:
             F.binary_cross_entropy_with_logits(_run(adversary, clips), attributes)
             for adversary, clips, attributes in zip(self.networks.adversaries, recall.clips, recall.attributes, strict=True)
         ]
-        names = [f"attack/{index}-{adversary.kind}/bce" for index, adversary in enumerate(self.train.game.adversaries)]
-        return torch.stack(losses).sum(), {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
+        return torch.stack(losses).sum(), self._by_adversary("bce_replayed", losses)
+
+    def _by_adversary(self, figure: str, values: Sequence[Tensor]) -> Metrics:
+        names = [f"attack/{index}-{adversary.kind}/{figure}" for index, adversary in enumerate(self.train.game.adversaries)]
+        return {name: value.detach() for name, value in zip(names, values, strict=True)}
 
     # ------------------------------------------------------------------------------------------------ what a batch shares
 
     def recall(self, step: int, turn: int, num_parts: int) -> list[Recall]:
-        """What the adversary player sees at a turn, in `num_parts` micro-batches: turn 0 is the newest release, later ones replay."""
-        drawn = [
-            self.replay.draw(adversary.replay, turn, ("replay", self.train.seed, step, turn, index))
-            for index, adversary in enumerate(self.train.game.adversaries)
-        ]
+        """What the adversary player sees at a turn, in `num_parts` micro-batches: turn 0 is the newest release, later ones replay.
+
+        Each time the channel's noise is new and a random half of the clips is mirrored: adversaries that meet the same 1,440 clips
+        every epoch otherwise know them by heart, and say little about new ones.
+        """
+        seen: dict[int, tuple[Tensor, Tensor]] = {}  # by reach into the past: adversaries of equal reach see the same clips
+        for last in {adversary.replay for adversary in self.train.game.adversaries}:
+            entry = self.replay.draw(last, turn, ("replay", self.train.seed, step, turn))
+            seen[last] = self._seen_again(entry, ("recall", self.train.seed, step, turn)), entry.attributes
+        drawn = [seen[adversary.replay] for adversary in self.train.game.adversaries]
         parts = [(clips.chunk(num_parts), attributes.chunk(num_parts)) for clips, attributes in drawn]
         return [Recall(tuple(c[i] for c, _ in parts), tuple(a[i] for _, a in parts)) for i in range(num_parts)]
+
+    def _seen_again(self, entry: Entry, key: tuple[int | str, ...]) -> Tensor:
+        """An entry of the replay through the channel once more, (b, 3, T, H, W)."""
+        painted, samples = entry.painted(), entry.samples.tolist()
+        noise = keyed_normal(painted.pixels.shape[1:], key, samples, painted.pixels.device) if self.channel.noise else None
+        released = transmit(painted, self.channel, self.networks.anonymizer.tubelet, noise)
+        if not self.train.game.mirror:
+            return released
+        mirrored = torch.tensor([keyed_seed(*key, "mirror", sample) % 2 for sample in samples], device=released.device, dtype=torch.bool)
+        return torch.where(mirrored.view(-1, 1, 1, 1, 1), released.flip(-1), released)
 
     def look_ahead(self, parts: Sequence[Batch]) -> list[Batch]:
         """Give every micro-batch its peers' features, since the closed-form adversary couples the clips of a global batch.
@@ -169,18 +194,10 @@ class Game:
         live = [_features(network, released) for network in self._closed_form_networks(batch.step)]
         *features, attributes = batch.peers or tuple(self.gather(rows.detach()) for rows in [*live, batch.attributes])
         coupled = [_in_global_batch(mine, peers, batch) for mine, peers in zip(live, features, strict=True)]
-        return torch.stack([objectives.ridge_r2(rows, attributes, self.train.game.closed_form.ridge) for rows in coupled])
+        return self.closed_form.r2(coupled, attributes, batch.step)
 
     def _closed_form_networks(self, step: int) -> list[nn.Module]:
-        """Recognizers drawn anew for this step, the same on every worker, and the frozen raw-trained ones."""
-        device, dtype = _where(self.networks.action)
-        num_attributes, random = len(self.prior), []
-        for index, kind in enumerate(self.train.game.closed_form.random_kinds):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(keyed_seed("closed-form", self.train.seed, step, index))
-                network = build_recognizer(kind, num_attributes, self.recognizers, self.clip)
-            random.append(network.requires_grad_(False).to(device, dtype))
-        return random + list(self.networks.raw_trained if self.train.game.closed_form.raw_trained else ())
+        return self.closed_form.networks(step, *_where(self.networks.action))
 
     # ------------------------------------------------------------------------------------------------ from clip to release
 
@@ -197,6 +214,7 @@ class Game:
 
     def _keep_pixels(self, painted: Painted, clips: Tensor) -> Tensor:
         """(B, 1, T, H, W) of 0/1."""
+        assert painted.keep is not None  # the learned anonymizer always says what it keeps
         return expand_keep(painted.keep.float(), self.networks.anonymizer.tubelet, (clips.shape[-2], clips.shape[-1]))
 
     def _eased_keep_ratio(self, step: int) -> float:
@@ -215,7 +233,8 @@ def _run(network: nn.Module, clips: Tensor) -> Tensor:
 
 
 def _features(network: nn.Module, clips: Tensor) -> Tensor:
-    return network.features(clips.to(_where(network)[1])).float()  # (B, F)
+    features: Tensor = network.features(clips.to(_where(network)[1]))  # type: ignore[operator]  # (B, F)
+    return features.float()
 
 
 def _where(network: nn.Module) -> tuple[torch.device, torch.dtype]:

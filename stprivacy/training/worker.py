@@ -83,8 +83,8 @@ def _reached(checkpoint: Path | None, world_size: int) -> Progress | None:
     progress = Progress.read(checkpoint)
     if progress.world_size != world_size:
         raise RunError(
-            f"the checkpoint is of {progress.world_size} workers and this run has {world_size}: set STPRIVACY_NUM_WORKERS={progress.world_size}, "
-            "or remove the run's folder under .cache/stprivacy/train to start again"
+            f"the checkpoint is of {progress.world_size} workers and this run has {world_size}: "
+            f"set STPRIVACY_NUM_WORKERS={progress.world_size}, or remove the run's folder under .cache/stprivacy/train to start again"
         )
     return progress
 

@@ -18,10 +18,12 @@ def on_workers(world_size, train, folder):
     return torch.load(folder / "metrics-0.pt", weights_only=True)
 
 
-def assert_same_game(ours, expected, tolerance):
+def assert_same_game(ours, expected):
+    """Equal to rounding at first; a pixel that then rounds to another of the 256 levels moves the total of 6.5 by 3e-4."""
     assert len(ours) == len(expected)
     for step, (mine, theirs) in enumerate(zip(ours, expected, strict=True)):
         assert mine.keys() == theirs.keys()
+        tolerance = 2e-5 if step < 2 else 1e-3
         for name, value in theirs.items():
             assert mine[name] == pytest.approx(value, abs=tolerance), f"step {step}, {name}"
 
@@ -33,18 +35,18 @@ def test_the_closed_form_adversary_and_the_replay_take_part(alone):
 
 @pytest.mark.parametrize("micro_batch", [4, 2])
 def test_gradient_accumulation_does_not_change_the_game(alone, micro_batch):
-    assert_same_game(play_steps(0, 1, tiny_train(engine="torch", micro_batch=micro_batch)), alone, 2e-4)
+    assert_same_game(play_steps(0, 1, tiny_train(engine="torch", micro_batch=micro_batch)), alone)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("zero_stage", [0, 1, 2])
 def test_deepspeed_on_two_workers_plays_what_torch_plays_alone(alone, zero_stage, tmp_path):
-    assert_same_game(on_workers(2, tiny_train(zero_stage=zero_stage), tmp_path), alone, 2e-4)
+    assert_same_game(on_workers(2, tiny_train(zero_stage=zero_stage), tmp_path), alone)
 
 
 @pytest.mark.timeout(300)
 def test_deepspeed_with_accumulation_on_two_workers(alone, tmp_path):
-    assert_same_game(on_workers(2, tiny_train(micro_batch=2), tmp_path), alone, 2e-4)
+    assert_same_game(on_workers(2, tiny_train(micro_batch=2), tmp_path), alone)
 
 
 @pytest.mark.timeout(300)

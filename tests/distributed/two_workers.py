@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from stprivacy.models.anonymizer import Anonymizer
-from stprivacy.models.recognizers import build_recognizer
 
 from stprivacy.config import Adversary, Channel, Clip, ClosedForm, InitPhase, Model, Recognizers, Train
 from stprivacy.config import Game as GameParams
+from stprivacy.models.anonymizer import Anonymizer
+from stprivacy.models.recognizers import build_recognizer
 from stprivacy.training.batches import num_micro_batches
 from stprivacy.training.engine import build_engine
 from stprivacy.training.players import adversary_player, anonymizer_player

@@ -217,7 +217,11 @@ class Bomb:
         return os.mkdir, ("it-ran",)
 
 
-@pytest.mark.parametrize("write", [lambda path: torch.save({"model": Bomb()}, path), lambda path: path.write_bytes(pickle.dumps(Bomb()))])
+@pytest.mark.parametrize(
+    "write",
+    [lambda path: torch.save({"model": Bomb()}, path), lambda path: path.write_bytes(pickle.dumps(Bomb()))],
+    ids=["in torch's archive", "plain"],
+)
 def test_a_pickle_is_never_run(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "weights.pth")

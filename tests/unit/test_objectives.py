@@ -21,8 +21,8 @@ def test_the_ratio_loss_is_the_mean_over_blocks_clips_and_slices_of_squared_miss
     generator = torch.Generator().manual_seed(seed)
     decisions = [torch.randint(0, 2, (clips, slices, tokens), generator=generator).float() for _ in range(blocks)]
     by_hand = [
-        (sum(decision[b, l].tolist()) / tokens - ratio ** (m + 1)) ** 2
-        for m, decision in enumerate(decisions) for b in range(clips) for l in range(slices)
+        (sum(decision[b, place].tolist()) / tokens - ratio ** (m + 1)) ** 2
+        for m, decision in enumerate(decisions) for b in range(clips) for place in range(slices)
     ]  # fmt: skip
     assert objectives.ratio_loss(decisions, ratio).item() == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-6)
 
@@ -82,6 +82,17 @@ def test_closed_form_finds_a_linear_code_and_nothing_in_noise():
     noise = torch.randn(64, 8, generator=generator)
     assert objectives.ridge_r2(noise, attributes, 0.1).item() < 0.2
     assert objectives.ridge_r2(noise + 3 * attributes, attributes, 0.1).item() > 0.8
+
+
+def test_rows_of_the_past_are_learned_from_and_not_judged():
+    generator = torch.Generator().manual_seed(2)
+    attributes = torch.randint(0, 2, (40, 1), generator=generator).float()
+    leak = torch.randn(40, 8, generator=generator) + attributes
+    all_judged = objectives.ridge_r2(leak, attributes, 2.0)
+    halves = [objectives.ridge_r2(leak.roll(shift, 0), attributes.roll(shift, 0), 2.0, 20) for shift in (0, -20)]
+    squares = [(attributes.roll(shift, 0)[:20] - attributes.mean()).square().mean() for shift in (0, -20)]
+    left = [(1 - r2) * square for r2, square in zip(halves, squares, strict=True)]
+    assert torch.allclose(1 - sum(left) / sum(squares), all_judged, atol=1e-5)
 
 
 @given(step=st.integers(0, 200), steps=st.integers(0, 100))

@@ -1,5 +1,7 @@
 """The rules of the game: who learns from what, and what is drawn from which key."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -52,28 +54,62 @@ def test_init_keeps_everything_at_first_and_eases_to_the_target():
     game = tiny_game(train, lambda rows: rows)
     ratios = [game._eased_keep_ratio(step) for step in range(20)]
     assert ratios[:3] == [1.0] * 3
-    assert all(late <= early for early, late in zip(ratios, ratios[1:], strict=False))
+    assert all(late <= early for early, late in itertools.pairwise(ratios))
     assert ratios[-1] == pytest.approx(game.networks.anonymizer.keep_ratio)
+
+
+def seen_by_adversaries(game, step: int, turn: int = 0) -> torch.Tensor:
+    return game.recall(step, turn, num_parts=1)[0].clips[0]
 
 
 def test_adversaries_see_released_clips_and_nothing_else(game):
     game.anonymizer_loss(one_batch())
-    clips, _ = game.replay.draw(1, 0, ())
+    clips = seen_by_adversaries(game, 0)
     assert torch.equal((clips * 255).round() / 255, clips)
     assert not torch.allclose(clips, one_batch().clips, atol=0.05)
 
 
-def test_the_noise_belongs_to_the_sample_and_the_step_not_to_its_place_in_the_batch(game):
+def test_no_replayed_release_has_the_same_noise_twice(game):
+    game.anonymizer_loss(one_batch())
+    first, again, later = seen_by_adversaries(game, 0), seen_by_adversaries(game, 0), seen_by_adversaries(game, 0, turn=1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
+def test_the_noise_belongs_to_the_sample_not_to_its_place_in_the_batch(game):
     game.networks.anonymizer.eval()  # no Gumbel draws: what is left is the channel's noise
     game.anonymizer_loss(one_batch(samples=range(4)))
-    first, _ = game.replay.draw(1, 0, ())
-    game.anonymizer_loss(one_batch(step=1))
-    other_step, _ = game.replay.draw(1, 0, ())
+    first = seen_by_adversaries(game, 0)
     game.replay.load({})
     game.anonymizer_loss(one_batch(samples=range(2, 6)))
-    moved, _ = game.replay.draw(1, 0, ())
+    moved = seen_by_adversaries(game, 0)
     assert torch.equal(first[2:4], moved[:2])
-    assert not torch.equal(first, other_step[:4])
+
+
+def test_some_replayed_clips_are_mirrored_and_none_where_left_and_right_matter(game):
+    game.channel = game.channel.model_copy(update={"noise": 0.0})
+    game.anonymizer_loss(one_batch())
+    plain = game.train.game.model_copy(update={"mirror": False})
+    game.train, mirroring = game.train.model_copy(update={"game": plain}), game.train
+    as_they_are = seen_by_adversaries(game, 0)
+    game.train = mirroring
+    seen = seen_by_adversaries(game, 0)
+    mirrored = [not torch.equal(one, other) for one, other in zip(seen, as_they_are, strict=True)]
+    assert any(mirrored) and not all(mirrored)
+    assert all(torch.equal(one.flip(-1), other) for one, other, turned in zip(seen, as_they_are, mirrored, strict=True) if turned)
+
+
+def test_the_closed_form_adversary_goes_on_exactly_after_a_restart(game):
+    for step in range(3):
+        game.anonymizer_loss(one_batch(step))
+    other = tiny_game(game.train, lambda rows: rows)
+    other.closed_form.load(game.closed_form.state())
+    expected, _ = game.anonymizer_loss(one_batch(3))
+    found, metrics = other.anonymizer_loss(one_batch(3))
+    assert torch.equal(found, expected)
+    other.closed_form.load({})
+    without, _ = other.anonymizer_loss(one_batch(3))
+    assert "loss/closed_form" in metrics and not torch.equal(without, expected)
 
 
 def test_the_paper_s_game_needs_neither_closed_form_nor_reference():

@@ -63,6 +63,65 @@ def test_deps_hash_follows_the_bytes_of_the_inputs(client, params, tmp_path):
     assert len(seen) == 2
 
 
+def judged(**changes):
+    """A metrics.json as evaluate writes it."""
+    floor = {"cmap": 0.4, "f1": 0.3, "action_top1": 0.1, "ap": {"hat": 0.4, "scarf": None}}
+    return {
+        "action": {"top1": 0.9},
+        "privacy": {"cmap": 0.6, "f1": 0.5, "ap": {"hat": 0.6, "scarf": None}},
+        "attackers": {
+            "action": {"top1": 0.9, "val_score": 0.95, "epochs": 3, "train_loss": 0.1, "fitted": True},
+            "privacy-cnn3d": {"cmap": 0.6, "f1": 0.5, "ap": {"hat": 0.6, "scarf": None}, "val_score": 0.65, "fitted": False},
+        },
+        "floors": {"chance": floor, "action_only": floor | {"cmap": 0.45}},
+        "leak_removed": 0.25,
+    } | changes
+
+
+def pictures_in(folder):
+    """The pictures of a judgement, by name, as files."""
+    found = {name: folder / f"{name}.png" for name in ("clips", "released", "attributes")}
+    for path in found.values():
+        path.write_bytes(b"picture")
+    return found
+
+
+def test_a_judgement_leads_with_four_figures_and_groups_the_others(client, params, tmp_path):
+    with tracking.start("evaluate", params, "judged") as run:
+        run.judgement(judged(), pictures_in(tmp_path), show_raw=True)
+    metrics = client.get_run(run.id).data.metrics
+    headline = {"action_top1": 0.9, "privacy_cmap": 0.6, "privacy_f1": 0.5, "leak_removed": 0.25}
+    assert {name: value for name, value in metrics.items() if "/" not in name} == headline
+    assert metrics["attack/privacy-cnn3d/ap_hat"] == 0.6
+    assert (metrics["attack/action/fitted"], metrics["attack/privacy-cnn3d/fitted"]) == (1, 0)
+    assert (metrics["floor/chance/cmap"], metrics["floor/action_only/cmap"]) == (0.4, 0.45)
+    assert not any("scarf" in name for name in metrics)  # no test clip has it: there is no figure
+
+
+def test_a_leak_that_raw_clips_do_not_have_is_no_metric(client, params, tmp_path):
+    with tracking.start("evaluate", params, "no leak") as run:
+        run.judgement(judged(leak_removed=None), {}, show_raw=True)
+    assert "leak_removed" not in client.get_run(run.id).data.metrics
+
+
+@pytest.mark.parametrize(("show_raw", "sent"), [(True, {"clips", "released", "attributes"}), (False, {"released", "attributes"})])
+def test_pictures_with_raw_frames_go_to_the_server_only_where_that_is_wanted(client, params, tmp_path, show_raw, sent):
+    with tracking.start("evaluate", params, f"pictures {show_raw}") as run:
+        run.judgement(judged(), pictures_in(tmp_path), show_raw)
+    assert {artifact.path for artifact in client.list_artifacts(run.id, "pictures")} == {f"pictures/{name}.png" for name in sent}
+
+
+def test_metrics_wait_for_a_server_that_went_away_and_the_run_goes_on(client, params, capsys):
+    with tracking.start("train", params, "away for a while") as run:
+        send = run.client.log_batch
+        run.client.log_batch = lambda *_, **__: (_ for _ in ()).throw(OSError("connection refused"))
+        run.metrics({"loss/total": 2.0}, 0)
+        assert "1 metrics wait for the next try" in capsys.readouterr().err
+        run.client.log_batch = send
+        run.metrics({"loss/total": 1.0}, 1)
+    assert [metric.value for metric in client.get_metric_history(run.id, "loss/total")] == [2.0, 1.0]
+
+
 @pytest.mark.timeout(120)
 def test_a_server_that_is_away_stops_the_stage_before_it_works(params, monkeypatch, free_port):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port}")
