@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help setup repro test bench lint readme lock clean
+.PHONY: help setup repro ui test bench lint readme lock clean
 
 EXTRAS ?= dev
 BIN := $(CURDIR)/.venv/bin
@@ -16,6 +16,8 @@ export OMP_NUM_THREADS := 1
 export MALLOC_MMAP_THRESHOLD_ := 268435456
 export MALLOC_TRIM_THRESHOLD_ := 536870912
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# MLflow reports its use to its makers otherwise.
+export MLFLOW_DISABLE_TELEMETRY := true
 
 # The stamp is named after the content of the lock, so that a checkout that only touches the files rebuilds nothing.
 LOCK := $(shell cat constraints.txt pyproject.toml 2>/dev/null | cksum | tr -d ' ')
@@ -51,12 +53,25 @@ $(STAMP):
 	DS_BUILD_OPS=0 $$pip --no-build-isolation deepspeed
 	echo "setup: everything else"
 	$$pip --no-build-isolation --editable ".[$(EXTRAS)]"
+	# A browser for tests/browser. What is missing there skips its tests by name, so it stops nothing here.
+	if [[ ",$(EXTRAS)," == *,dev,* ]] && ! command -v chromium chromium-browser google-chrome > /dev/null; then
+		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+			echo "setup: chromium, for tests in a browser"
+			apt="apt-get -qq --no-install-recommends -o Dpkg::Use-Pty=0 install -y chromium"
+			{ $$apt || { apt-get -qq update && $$apt; } } > /dev/null 2>&1 || echo "setup: chromium could not be installed; tests/browser are skipped"
+		else
+			echo "setup: no chromium here, so tests/browser are skipped; for them: apt-get install chromium"
+		fi
+	fi
 	touch $@
 
 repro: setup  ## the whole pipeline (dvc repro), what came out of it, and where the time went
 	@dvc repro
 	stprivacy show
 	stprivacy times
+
+ui: setup  ## MLflow's UI on this folder's store, and where in it the front is (PORT=5001 for another port)
+	@stprivacy ui
 
 test: setup  ## all tests, slowest named at the end (PYTEST="-k words" for some)
 	@python -m pytest $(PYTEST)

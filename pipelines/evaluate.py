@@ -32,9 +32,10 @@ def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recog
         from stprivacy.evaluation.judge import judge
         from stprivacy.evaluation.pictures import write_pictures
         from stprivacy.evaluation.results import keep_recognizers, write_results
-        from stprivacy.training.distributed import run_tasks
+        from stprivacy.training.distributed import cluster, run_tasks
 
-        found = judge(method, params, shards, MODEL, CACHE, run_tasks)
+        with cluster(num_cpus=1):  # one for releases and attacks: a start costs seconds
+            found = judge(method, params, shards, MODEL, CACHE, run_tasks)
         metrics = write_results(found, params, RESULTS / method, raw)
         if recognizers:
             keep_recognizers(found, recognizers)

@@ -1,11 +1,13 @@
 """The `stprivacy` command. What a subcommand needs is imported when it runs, so that `stprivacy --help` answers at once."""
 
 import difflib
+import json
 from pathlib import Path
 
 import click
 
 from stprivacy import __version__
+from stprivacy.commands import release
 from stprivacy.errors import UserError, exit_with_one_line
 
 PARAMS, SHIPPED, RESULTS = Path("params.yaml"), Path("params"), Path("results")
@@ -29,6 +31,7 @@ def cli() -> None:
     make repro                          the whole pipeline at params.yaml, then the two lines below
     stprivacy show                      what the attackers found
     stprivacy times                     where the time went, stage by stage
+    stprivacy ui                        MLflow's UI with the front in it
     \b
     stprivacy params list               the ready-made experiments
     stprivacy params use weizmann       put one in place, then `dvc repro`
@@ -132,11 +135,30 @@ def show(markdown: bool, into: Path | None, figure: Path | None) -> None:
         click.echo(report.markdown(RESULTS), nl=False)
     elif not figure:
         report.show(RESULTS)
+        front = RESULTS / "pareto/metrics.json"
+        if front.exists():
+            click.echo(f"policy: {json.loads(front.read_text())['choice_explained']}\nmore: {front.parent / 'report.html'}")
     if figure:
         from stprivacy.evaluation.pictures import overview
 
         figure.parent.mkdir(parents=True, exist_ok=True)
         click.echo(f"{overview(RESULTS, figure)}: drawn")
+
+
+@cli.command()
+@click.option("--port", default=5000, show_default=True, envvar="PORT", help="Port on 127.0.0.1.")
+def ui(port: int) -> None:
+    """Serve MLflow's UI on the local store and print where the front is in it.
+
+    With MLFLOW_TRACKING_URI set to a server it only prints the addresses there.
+
+    \b
+    stprivacy ui --port 5001                 what `PORT=5001 make ui` does
+    """
+    from stprivacy.config import load_params
+    from stprivacy.tracking_front import serve
+
+    serve(load_params(PARAMS).dataset.name, port)
 
 
 def put_between_markers(path: Path, text: str) -> None:
@@ -185,3 +207,10 @@ def import_(pickle: Path, out: Path) -> None:
     from stprivacy.data.annotations_vp import import_labels
 
     click.echo(f"{out}: {import_labels(pickle, out)} videos")
+
+
+# ------------------------------------------------------------------------------------------------ the registered anonymizer
+
+cli.add_command(release.anonymize)
+cli.add_command(release.promote)
+cli.add_command(release.registry)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT_OF = {"preprocess": "data", "shard": "data", "evaluate-raw": "evaluate"}
 """Stages that do not have an experiment of their own name."""
+SHARDS = Path("data/shards")
+WATCHED = ("train", "sweep")
+"""Stages during which the machine's load is logged, too (metrics `system/*`)."""
 
 
 class Run:
@@ -59,8 +62,9 @@ class Run:
             self._waiting.clear()
 
     def tags(self, tags: dict[str, str]) -> None:
-        for name, value in tags.items():
-            self.client.set_tag(self.id, name, value)
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.id, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def picture(self, path: Path, folder: str = "pictures") -> None:
         """Upload a picture file."""
@@ -86,23 +90,57 @@ class Run:
         """Store a text as the artifact `name`."""
         self.client.log_text(self.id, text, name)
 
+    def params(self, params: dict[str, object]) -> None:
+        """Log parameters in one request; MLflow refuses another value for one that is already there."""
+        from mlflow.entities import Param
+
+        self.client.log_batch(self.id, params=[Param(name, str(value)[:6000]) for name, value in params.items()])
+
+    def note(self, markdown: str) -> None:
+        """The description that the UI shows above the run."""
+        self.client.set_tag(self.id, "mlflow.note.content", markdown)
+
+    @property
+    def experiment(self) -> str:
+        """The id of the run's experiment."""
+        return str(self.client.get_run(self.id).info.experiment_id)
+
+    def reads(self, shards: Path, context: str) -> None:
+        """Show the data set in `shards` as an input of the run; `context`: what for. A folder that is not there is left out."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        about, index = shards / "dataset.json", shards / "index.jsonl"
+        if not (about.exists() and index.exists()):
+            return
+        plain = json.loads(about.read_text())
+        digest = hashlib.md5(index.read_bytes()).hexdigest()[:8]  # the index holds a checksum of every clip
+        schema = json.dumps({"actions": plain["actions"], "attributes": plain["attributes"]})
+        source = json.dumps({"uri": shards.as_posix()})
+        data = Dataset(plain["name"], digest, "local", source, schema=schema, profile=json.dumps(plain["num_videos"]))
+        self.client.log_inputs(self.id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+
 
 @contextmanager
-def start(stage: str, params: Params, name: str, inputs: Iterable[Path] = (), tags: dict[str, str] | None = None) -> Iterator[Run]:
+def start(
+    stage: str, params: Params, name: str, inputs: Iterable[Path] = (), tags: dict[str, str] | None = None, again: bool = False
+) -> Iterator[Run]:
     """The run of a stage: `name` within the experiment `stprivacy/<dataset>/<stage>`; ended as finished or failed.
 
-    `inputs`: what the stage reads (tag `dvc.deps_md5`). Raises UserError when the server cannot be reached or refuses.
+    `inputs`: what the stage reads (tag `dvc.deps_md5`; a data set among them is logged as the run's input). `again`: a finished run
+    of the same configuration is brought up to date, not left alone. Raises UserError when the server cannot be reached or refuses.
     """
-    run_hash = config_hash(params, stage, name)
-    client = _client()
+    run_hash, inputs = config_hash(params, stage, name), list(inputs)
+    client = connect()
     from mlflow.exceptions import MlflowException
 
     try:
         experiment = _experiment(client, f"stprivacy/{params.dataset.name}/{EXPERIMENT_OF.get(stage, stage)}")
-        run_id = _unfinished(client, experiment, run_hash) or client.create_run(experiment, run_name=name).info.run_id
+        run_id = _earlier(client, experiment, run_hash, again) or client.create_run(experiment, run_name=name).info.run_id
         run = Run(client, run_id)
         run.tags(_standard_tags(stage, params, inputs) | {"run_hash": run_hash} | (tags or {}))
         _log_params(client, run_id, params)
+        for shards in (path for path in inputs if path.parent == SHARDS):
+            run.reads(shards, stage)
     except (MlflowException, OSError) as error:
         raise UserError(
             f"MLFLOW_TRACKING_URI = {Environment.read().tracking_uri}: {_one_line(error)}; start the server or unset the variable"
@@ -110,7 +148,8 @@ def start(stage: str, params: Params, name: str, inputs: Iterable[Path] = (), ta
     client.update_run(run_id, status="RUNNING")
     status = "FAILED"
     try:
-        yield run
+        with _machine_watched(run_id) if stage in WATCHED else nullcontext():
+            yield run
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -120,15 +159,36 @@ def start(stage: str, params: Params, name: str, inputs: Iterable[Path] = (), ta
         client.set_terminated(run_id, status)
 
 
+@contextmanager
+def _machine_watched(run_id: str) -> Iterator[None]:
+    """Log processor, memory, disk, network and, where there are some, GPUs of this machine every ten seconds, from a thread.
+
+    `mlflow.enable_system_metrics_logging` knows runs of the fluent interface alone; what it starts for them is started here.
+    """
+    import logging
+
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=Environment.read().tracking_uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
 def attach(run_id: str) -> Run:
     """The run `run_id` in another process, such as a Ray worker."""
-    return Run(_client(), run_id)
+    return Run(connect(), run_id)
 
 
-def _client() -> "MlflowClient":
+def connect() -> "MlflowClient":
+    """A client of the store that the environment names."""
     # Fewer and shorter tries than MLflow's minutes: a server that is away is told at once.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it reports its use to its makers otherwise
     import logging
 
     import mlflow
@@ -153,18 +213,16 @@ def _experiment(client: "MlflowClient", name: str) -> str:
         return found.experiment_id
 
 
-def _unfinished(client: "MlflowClient", experiment: str, run_hash: str) -> str | None:
-    """A run of the same configuration that was killed: it goes on."""
-    found = client.search_runs([experiment], f"tags.run_hash = '{run_hash}' and attributes.status != 'FINISHED'", max_results=1)
+def _earlier(client: "MlflowClient", experiment: str, run_hash: str, finished: bool) -> str | None:
+    """A run of the same configuration that was killed, or also one that `finished`: it goes on."""
+    unfinished = "" if finished else " and attributes.status != 'FINISHED'"
+    found = client.search_runs([experiment], f"tags.run_hash = '{run_hash}'{unfinished}", max_results=1)
     return found[0].info.run_id if found else None
 
 
 def _log_params(client: "MlflowClient", run_id: str, params: Params) -> None:
     """The resolved configuration, flat as MLflow's tables want it and whole as an artifact."""
-    from mlflow.entities import Param
-
-    flat = dict(_flat(params.model_dump(mode="json")))
-    client.log_batch(run_id, params=[Param(name, str(value)[:6000]) for name, value in flat.items()])
+    Run(client, run_id).params(dict(_flat(params.model_dump(mode="json"))))
     client.log_dict(run_id, params.model_dump(mode="json"), "params.json")
 
 

@@ -87,6 +87,12 @@ class Environment(BaseModel):
     num_workers: int | None = None
     dvc_stage: str | None = None
 
+    @property
+    def absolute_tracking_uri(self) -> str:
+        """The store for a process that works in another folder, as Ray's do."""
+        path = self.tracking_uri.removeprefix("sqlite:///")
+        return f"sqlite:///{Path(path).absolute()}" if path != self.tracking_uri else self.tracking_uri
+
     @classmethod
     def read(cls) -> "Environment":
         """Read os.environ. Raises UserError when STPRIVACY_NUM_WORKERS is no positive number."""

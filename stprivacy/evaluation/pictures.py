@@ -55,7 +55,7 @@ def frame_grid(raw: np.ndarray | None, strips: dict[str, np.ndarray], path: Path
     rows = ({"raw": raw} if raw is not None else {}) | strips
     num_clips, num_frames = next(iter(rows.values())).shape[:2]
     frames = np.linspace(0, num_frames - 1, FRAMES_SHOWN).round().astype(int)
-    figure, axes = plt.subplots(num_clips * len(rows), 1, figsize=(10, 1.28 * num_clips * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(num_clips * len(rows), 1, figsize=(10, 1.1 * num_clips * len(rows)), squeeze=False)
     for clip in range(num_clips):
         for place, (title, clips) in enumerate(rows.items()):
             axis = axes[clip * len(rows) + place, 0]

@@ -27,19 +27,25 @@ NOT_IN_THE_RESULT = {"num_workers", "micro_batch", "loader_processes"}
 """Keys of `train` that say how a result is computed and not which."""
 
 
+WORKER_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll, which every report waits for; 2 s by default
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it says every line twice
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # DeepSpeed's use of torch
+}
+
+
 @contextmanager
 def cluster(num_cpus: int) -> Iterator[Any]:
     """Connect to the cluster of RAY_ADDRESS, or start one on this machine with at least `num_cpus` slots; left as it was found."""
+    environment = Environment.read()
+    address, variables = environment.ray_address, WORKER_ENVIRONMENT | {"MLFLOW_TRACKING_URI": environment.absolute_tracking_uri}
+    os.environ.update(WORKER_ENVIRONMENT | {"RAY_DEDUP_LOGS": "0"})  # before Ray is imported: progress of two attackers is no repetition
     import ray
 
     if ray.is_initialized():
         yield ray
         return
-    address = Environment.read().ray_address
-    # The controller polls its workers every 2 s by default, and every report waits for a poll (PITFALLS).
-    # Its print patch says every line twice.
-    variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "OMP_NUM_THREADS": "1"}
-    os.environ.update(variables)
     # With the dashboard, whose State API tells Ray's cleaner of placement groups that a run is over.
     local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     where = {"address": address} if address else {"address": "local", **local}
@@ -58,7 +64,7 @@ def run_tasks(function: Callable[..., Any], arguments: Sequence[tuple], num_cpus
     if not arguments:
         return []
     with cluster(num_cpus=1) as ray:
-        remote = ray.remote(num_cpus=num_cpus, max_retries=2)(_single_threaded)
+        remote = ray.remote(num_cpus=num_cpus, max_retries=2)(_single_threaded).options(name=function.__name__)
         pending = [remote.remote(function, arguments_of_one) for arguments_of_one in arguments]
         try:
             return ray.get(pending)
@@ -152,6 +158,7 @@ def ray_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     torch.set_num_threads(1)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for every checkpoint and report
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
 

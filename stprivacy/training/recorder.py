@@ -45,7 +45,8 @@ class Recorder:
         self.params, self.rank, self.world_size, self.save = params, rank, world_size, save
         self.run = tracking.attach(tracking_run) if tracking_run and rank == 0 else None
         self.history: list[dict[str, float | str]] = []
-        self.init_model = Path(tempfile.mkdtemp(prefix="stprivacy-init-"))
+        self._folder = tempfile.TemporaryDirectory(prefix="stprivacy-init-")  # gone with the recorder
+        self.init_model = Path(self._folder.name)
         self._last_line = self._last_step = time.monotonic()
 
     def step(self, phase: str, step: int, metrics: dict[str, float]) -> None:

@@ -20,8 +20,8 @@ MADE_BY_RUNNING = {"data", "models", "results", "dvc.lock"}
 FROM_OUTSIDE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "STPRIVACY_NUM_WORKERS", "STPRIVACY_STORAGE", "DVC_STAGE")
 """Variables that would lead a stage out of its folder."""
 MARK = "STPRIVACY_TEST_FOLDER"
-PATIENCE_S = 400
-"""For one command on a busy machine; each takes a tenth of it on a free one."""
+PATIENCE_S = 900
+"""For one command on a machine that is busy with something else; on a free one none takes a tenth of it."""
 
 
 class Project:

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from tests.pipeline.conftest import EXPERIMENT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 EPOCH_OF_ATTACKER = re.compile(r"(\S+), ((?:action|privacy-\w+), seed \d+: epoch \d+) of at most")
 EPOCH_OF_TRAINING = re.compile(r"(init|game) epoch (\d+) of \d+ done and saved")

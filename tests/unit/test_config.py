@@ -198,8 +198,9 @@ def test_every_stage_ends_with_one_line_and_exit_code_2_before_any_work(stage, t
 
 def test_a_number_may_be_written_1e_4(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params" / "vp-synth-tiny.yaml").read_text().replace("learning_rate: 0.0005", "learning_rate: 1e-4"))
-    assert load_params(path).train.game.learning_rate == 0.0001
+    text = (ROOT / "params" / "vp-synth-tiny.yaml").read_text()
+    path.write_text(re.sub(r"privacy_weight: \S+", "privacy_weight: 1e-4", text, count=1))
+    assert load_params(path).train.privacy_weight == 0.0001
 
 
 def test_parameters_cannot_be_changed_after_they_were_checked():

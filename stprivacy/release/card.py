@@ -1,0 +1,123 @@
+"""The model card of a version: what it is, on which data and by whom it was judged, and what that does not prove.
+
+Every figure comes from a file that a stage wrote; what no file says is said to be unknown.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stprivacy.config import Params
+from stprivacy.errors import UserError
+from stprivacy.release.model import config_at
+from stprivacy.release.points import Entry
+
+LONGEST = 5000
+"""Characters that the registry keeps of a description (MLflow's column)."""
+COLUMNS = {"chance": "chance", "constant": "constant answer", "action_only": "action label alone"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the files of earlier stages say."""
+
+    raw: dict[str, Any]
+    """metrics.json of raw video, floors included."""
+    judged: tuple[dict[str, Any], ...]
+    """metrics.json of every judged method and trial, to find an entry's own in."""
+    num_videos: dict[str, int]
+    """By split."""
+
+    @classmethod
+    def read(cls, results: Path, shards: Path) -> "Evidence":
+        """Raises UserError when raw video was not judged, or the data set is not there."""
+        raw, info = results / "evaluate" / "raw" / "metrics.json", shards / "dataset.json"
+        for path, stage in ((raw, "evaluate-raw"), (info, "shard")):
+            if not path.exists():
+                raise UserError(f"{path}: no such file; run `dvc repro {stage}`")
+        files = [*sorted((results / "evaluate").glob("*/metrics.json")), *sorted((results / "sweep").rglob("metrics.json"))]
+        judged = tuple(found for found in map(_read, files) if "privacy" in found)
+        return cls(_read(raw), judged, _read(info)["num_videos"])
+
+    def precisions_of(self, entry: Entry) -> dict[str, float | None]:
+        """AP by attribute from the metrics.json that holds this entry's very figures; empty where no file does."""
+        for metrics in self.judged:
+            found = (metrics["keep_ratio"] or 1.0, metrics["action"]["top1"], metrics["privacy"]["cmap"])
+            own = (entry.keep_ratio, entry.figures["action_top1"], entry.figures["privacy_cmap"])
+            if all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(found, own, strict=True)):
+                precisions: dict[str, float | None] = metrics["privacy"]["ap"]
+                return precisions
+        return {}
+
+
+def card(entry: Entry, evidence: Evidence, params: Params) -> str:
+    """The card in Markdown, at most LONGEST characters."""
+    text = "\n\n".join([_what(entry), _how(entry, evidence, params), "\n".join(_table(entry, evidence)), _limits(entry, evidence, params)])
+    return text if len(text) <= LONGEST else text[: LONGEST - 2] + " …"
+
+
+def _what(entry: Entry) -> str:
+    config = config_at(entry.folder)
+    clip, channel = config["clip"], config["channel"]
+    share = f"a share of {entry.kept_share:.2f} of the tubelets is kept and repainted, with noise of σ {channel['noise']:g}"
+    return (
+        f"**Video anonymizer (STPrivacy).** Clips of {clip['num_frames']} × {clip['size']} × {clip['size']} in (`frame_step` "
+        f"{clip['frame_step']} of a video), released clips out. Keep ratio {entry.keep_ratio:.4g}: {share}; dropped ones hold the "
+        f"constant {channel['fill']:g}."
+    )
+
+
+def _how(entry: Entry, evidence: Evidence, params: Params) -> str:
+    counts = ", ".join(f"{evidence.num_videos.get(split, 0)} {split}" for split in ("train", "val", "test"))
+    kinds = ", ".join(name for name in evidence.raw["attackers"] if name != "action")
+    if entry.spread:
+        seeds = "; ".join(f"{name} {value:.3f}" for name, value in entry.spread.items())
+        seeds = f"Largest − smallest over {entry.num_seeds} seeds: {seeds}."
+    else:
+        seeds = "One seed: how much the figures vary with it is unknown."
+    return "\n".join([
+        f"- **Data:** {params.dataset.name}, {counts} videos. `val` was withheld from all training and chose; `test` is only reported.",
+        f"- **Training:** privacy weight {entry.privacy_weight:g}, action weight {entry.action_weight:g} (`{entry.folder.as_posix()}`).",
+        f"- **Attackers:** fresh recognizers trained on released training clips ({kinds}); the strongest on val counts.",
+        f"- **On val:** action top-1 {entry.figures['val_action_top1']:.3f}, cMAP {entry.figures['val_privacy_cmap']:.3f}. {seeds}",
+    ])  # fmt: skip
+
+
+def _table(entry: Entry, evidence: Evidence) -> list[str]:
+    raw, floors, own = evidence.raw, evidence.raw["floors"], evidence.precisions_of(entry)
+    lines = [f"| test split | this release | raw video | {' | '.join(COLUMNS.values())} |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    rows: list[tuple[str, list[float | None]]] = [
+        ("action top-1 ↑", [entry.figures.get("action_top1"), raw["action"]["top1"], *(floors[name]["action_top1"] for name in COLUMNS)]),
+        ("cMAP ↓", [entry.figures.get("privacy_cmap"), raw["privacy"]["cmap"], *(floors[name]["cmap"] for name in COLUMNS)]),
+        ("F1 ↓", [entry.figures.get("privacy_f1"), raw["privacy"]["f1"], *(floors[name]["f1"] for name in COLUMNS)]),
+    ]
+    rows += [
+        (f"AP {attribute} ↓", [own.get(attribute), precision, *(floors[name]["ap"].get(attribute) for name in COLUMNS)])
+        for attribute, precision in raw["privacy"]["ap"].items()
+    ]
+    lines += [f"| {title} | {' | '.join('–' if value is None else f'{value:.3f}' for value in values)} |" for title, values in rows]
+    removed = entry.figures.get("leak_removed")
+    lines += ["", "Leak removed: " + ("unknown." if removed is None else f"{removed:.2f} of what raw video gives away above chance.")]
+    if not own:
+        lines[-1] += " The AP of each attribute was not recorded for this point."
+    return lines
+
+
+def _limits(entry: Entry, evidence: Evidence, params: Params) -> str:
+    limits = [
+        "The figures hold for these attackers on this data. They prove nothing about stronger attackers or other footage.",
+        "They are of clips as they leave the channel, before a video codec; of other keep ratios they say nothing.",
+        "A release made with a `seed` has noise that whoever knows the seed can take off again: leave it out in use.",
+    ]
+    if params.dataset.kind == "vp-synth":
+        limits.insert(0, "Nobody is in this data: rendered people say little about real ones. Train on real, labelled footage before use.")
+    if entry.figures["privacy_cmap"] > evidence.raw["floors"]["action_only"]["cmap"]:
+        limits.insert(1, "The attackers still find more than the action label alone gives away.")
+    return "**Limits**\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

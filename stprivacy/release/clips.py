@@ -1,0 +1,73 @@
+"""The deployment path: clips in, released clips out. A video, the registered model and a test of either all pass here.
+
+B clips, T frames, S side, M sparsification blocks.
+"""
+
+import secrets
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from stprivacy.config import Channel, Clip
+from stprivacy.errors import UserError
+from stprivacy.models.anonymizer import Painted
+from stprivacy.models.channel import to_float, to_uint8, transmit
+from stprivacy.randomness import keyed_normal
+
+CLIPS_AT_ONCE = 16
+"""Larger batches are cut, always at the same places: the same clips and seed give the same bytes, and memory has a bound."""
+
+
+class Releasing(Protocol):
+    """What a release asks of an anonymizer, which a test may replace."""
+
+    clip: Clip
+    tubelet: tuple[int, int, int]
+    keep_ratio: float
+    num_sparsifications: int
+
+    def __call__(self, clips: torch.Tensor, keep_ratio: float) -> Painted: ...
+
+    def parameters(self) -> Any: ...
+
+
+@torch.inference_mode()
+def release(
+    anonymizer: Releasing, channel: Channel, clips: np.ndarray, keep_ratio: float | None = None, seed: int | None = None
+) -> np.ndarray:
+    """Clips as they may be shown: uint8 (B, T, S, S, 3) → uint8 (B, T, S, S, 3), dropped tubelets constant, kept ones with noise.
+
+    `keep_ratio` r in (0, 1], None for the model's own. `seed`: None draws the noise anew each time, from the system's entropy. A
+    seed makes a release repeatable, and lets everybody who knows it take the noise off again: it is for tests. The noise is
+    drawn on the CPU, so that a seed means the same on every machine. Raises UserError for other shapes and ratios.
+    """
+    shape = (anonymizer.clip.num_frames, anonymizer.clip.size, anonymizer.clip.size, 3)
+    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != shape:
+        raise UserError(f"clips are {clips.dtype} {clips.shape}; this anonymizer takes uint8 (B, {', '.join(map(str, shape))})")
+    ratio = checked_keep_ratio(anonymizer.keep_ratio if keep_ratio is None else keep_ratio)
+    key = ("deployment", secrets.randbits(63) if seed is None else seed)
+    device = next((parameter.device for parameter in anonymizer.parameters()), torch.device("cpu"))
+    released = np.empty_like(clips)
+    for first in range(0, len(clips), CLIPS_AT_ONCE):
+        batch = to_float(torch.from_numpy(clips[first : first + CLIPS_AT_ONCE]).to(device))
+        noise = keyed_normal(batch.shape[1:], key, range(first, first + len(batch))).to(device) if channel.noise else None
+        shown = to_uint8(transmit(anonymizer(batch, ratio), channel, anonymizer.tubelet, noise))
+        released[first : first + len(batch)] = shown.cpu().numpy()
+    return released
+
+
+def checked_keep_ratio(ratio: float) -> float:
+    """Raises UserError unless 0 < ratio ≤ 1, NaN included."""
+    if not 0 < ratio <= 1:
+        raise UserError(f"keep ratio {ratio:g}: it must lie above 0 and at most at 1, which drops nothing")
+    return float(ratio)
+
+
+def keep_ratio_of(kept_share: float, num_sparsifications: int) -> float:
+    """r = kept share^(1/M). Raises UserError outside (0, 1], and for a model without sparsification, which keeps everything."""
+    if not 0 < kept_share <= 1:
+        raise UserError(f"kept share {kept_share:g}: it must lie above 0 and at most at 1, which drops nothing")
+    if not num_sparsifications and kept_share < 1:
+        raise UserError(f"kept share {kept_share:g}: this model has no sparsification and keeps everything; leave the option out")
+    return float(kept_share ** (1 / max(1, num_sparsifications)))

@@ -1,0 +1,211 @@
+"""`stprivacy anonymize` as a person meets it: files, folders, one line when something is wrong, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from stprivacy.cli import main
+from stprivacy.release.folder import SETTINGS_FILE
+from stprivacy.release.model import LOCAL_MODEL
+from tests.unit.release_files import make_video, noisy_frames, read_video, small_model
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, with a model beside it, and no registry."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    small_model(tmp_path / "model")
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run(*arguments) → exit code, what stood on stdout, what on stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["stprivacy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+def video(path, num_frames=8, **options):
+    return make_video(path, noisy_frames(num_frames, 32, 48), **options)
+
+
+def test_a_video_becomes_a_released_video(run, place):
+    video(place / "in.mov", sound=True)
+    code, out, err = run("anonymize", "in.mov", "out.mp4", "--model", "model", "--kept-share", 0.25)
+    assert code == 0
+    assert "model: model, keep ratio 0.5 (kept share 0.25)" in err
+    assert out == "out.mp4: 4 of 8 frames of in.mov, 24 × 16 in 2 tiles, 12 a second; left out: audio\n"
+    assert read_video(place / "out.mp4").shape == (4, 16, 24, 3)
+    assert sorted(path.name for path in place.iterdir()) == ["in.mov", "model", "out.mp4"]  # no store was made by asking for one
+
+
+def test_the_model_of_the_project_is_found_and_named(run, place):
+    video(place / "in.mp4")
+    code, _, err = run("anonymize", "in.mp4", "out.mp4")
+    assert code == 2
+    assert err == "error: no model: no champion or candidate in the registry, no models/anonymizer; run `dvc repro` or give --model\n"
+    small_model(place / LOCAL_MODEL)
+    code, _, err = run("anonymize", "in.mp4", "out.mp4")
+    assert code == 0
+    assert err.startswith("model: models/anonymizer, keep ratio 0.75 ")
+
+
+WRONG = {
+    "anonymize gone.mp4 out.mp4": "gone.mp4: no such file",
+    "anonymize text.mp4 out.mp4": "text.mp4: not readable as a video",
+    "anonymize in.mp4 out.txt": "out.txt: cannot write files named *.txt",
+    "anonymize in.mp4 out": "out: cannot write files named *",
+    "anonymize in.mp4 there.mp4": "there.mp4: exists already; take another name, or --force",
+    "anonymize in.mp4 in.mp4 --force": "in.mp4: is the original itself",
+    "anonymize in.mp4 link.mp4 --force": "link.mp4: is the original itself",
+    "anonymize in.mp4 model": "model: is a folder; name a file in it, such as model/in.mp4",
+    "anonymize in.mp4 no/out.mp4": "no: no such folder",
+    "anonymize in.mp4 out.mp4 --keep-ratio 0": "keep ratio 0: it must lie above 0",
+    "anonymize in.mp4 out.mp4 --keep-ratio 1.5": "keep ratio 1.5: it must lie",
+    "anonymize in.mp4 out.mp4 --keep-ratio nan": "keep ratio nan: it must lie",
+    "anonymize in.mp4 out.mp4 --kept-share 2": "kept share 2: it must lie",
+    "anonymize in.mp4 out.mp4 --kept-share 0.5 --keep-ratio 0.5": "--keep-ratio and --kept-share are two ways",
+    "anonymize in.mp4 out.mp4 --height 4": "--height 4: the release is 16 pixels high",
+    "anonymize in.mp4 out.mp4 --model gone": "gone/config.json: no such file",
+    "anonymize in.mp4 out.mp4 --model models:nonsense": "--model models:nonsense: expected models:/NAME@ALIAS",
+    "anonymize in.mp4 out.mp4 --model models:/x@champion": "no registry here: sqlite:///mlflow.db does not exist",
+    "anonymize nothing released": "nothing: no videos there",
+    "anonymize model model/released": "model/released: lies within model",
+    "registry": "no registry here",
+    "promote": "no registry here",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_bad_input_is_one_line_and_exit_code_2(run, place, command):
+    video(place / "in.mp4")
+    (place / "link.mp4").symlink_to("in.mp4")
+    (place / "text.mp4").write_text("not a video")
+    (place / "there.mp4").write_text("mine")
+    (place / "nothing").mkdir()
+    before = sorted(place.rglob("*"))
+    words = command.split()
+    code, out, err = run(*words, *([] if "--model" in words or words[0] != "anonymize" else ["--model", "model"]))
+    line = err.splitlines()[-1]
+    assert code == 2
+    assert line.startswith(f"error: {WRONG[command]}")
+    assert [other for other in err.splitlines() if not other.startswith("model: ")] == [line]
+    assert out == ""
+    assert sorted(place.rglob("*")) == before
+    assert (place / "there.mp4").read_text() == "mine"
+
+
+def test_force_overwrites(run, place):
+    video(place / "in.mp4")
+    (place / "out.mp4").write_text("old")
+    assert run("anonymize", "in.mp4", "out.mp4", "--model", "model", "--force")[0] == 0
+    assert len(read_video(place / "out.mp4")) == 4
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_is_released_place_by_place_and_broken_files_are_told_at_the_end(run, place):
+    for name in ("a.avi", "deep/b.mp4", "deep/c.mov"):
+        video(place / "in" / name)
+    (place / "in/broken.mp4").write_text("not a video")
+    (place / "in/notes.txt").write_text("no video either")
+    code, out, err = run("anonymize", "in", "out", "--model", "model")
+    assert code == 1
+    assert sorted(path.relative_to(place / "out").as_posix() for path in (place / "out").rglob("*.*")) == [
+        SETTINGS_FILE, "a.mp4", "deep/b.mp4", "deep/c.mp4"
+    ]  # fmt: skip
+    assert out.endswith("out: 3 released, 0 were there already, 1 failed\n")
+    assert "failed: in/broken.mp4: not readable as a video" in err
+    assert err.splitlines()[-1].startswith("failed: 1 of 4 videos, named above")
+    stamps = {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*.mp4")}
+    (place / "in/broken.mp4").unlink()
+    video(place / "in/d.mp4")
+    code, out, _ = run("anonymize", "in", "out", "--model", "model")
+    assert (code, out.splitlines()[-1]) == (0, "out: 1 released, 3 were there already, 0 failed")
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_folder_never_mixes_two_kinds_of_release(run, place):
+    video(place / "in/a.mp4")
+    (place / "other").mkdir()
+    (place / "other/mine.txt").write_text("mine")
+    assert "is not empty and not from an earlier run" in run("anonymize", "in", "other", "--model", "model")[2]
+    assert run("anonymize", "in", "out", "--model", "model", "--seed", 12345)[0] == 0
+    assert "12345" not in (place / "out" / SETTINGS_FILE).read_text()  # who knows the seed can take the noise off
+    first = (place / "out/a.mp4").read_bytes()
+    small_model(place / "another", seed=1)
+    for other in (["--model", "model"], ["--model", "model", "--seed", 1, "--keep-ratio", 0.5], ["--model", "another", "--seed", 1]):
+        code, _, err = run("anonymize", "in", "out", *other)
+        assert code == 2
+        assert "holds releases of another model or other settings" in err
+    assert (place / "out/a.mp4").read_bytes() == first
+    assert run("anonymize", "in", "out", "--model", "another", "--force")[0] == 0
+    assert (place / "out/a.mp4").read_bytes() != first
+
+
+def test_two_videos_that_would_become_one_are_refused_before_any_work(run, place):
+    for name in ("a.avi", "a.mp4"):
+        video(place / "in" / name)
+    code, _, err = run("anonymize", "in", "out", "--model", "model")
+    assert code == 2
+    assert "in/a.avi and in/a.mp4 would both become out/a.mp4; rename one" in err
+    assert not (place / "out").exists()
+
+
+HANG_IN_THE_LAST = """
+import sys, time
+from stprivacy.release import video
+from stprivacy.cli import main
+
+def release(*arguments):
+    global calls
+    calls += 1
+    if calls == 43:  # three videos of one window each are done, and more of the last than the encoder keeps waiting
+        print("hangs", flush=True)
+        time.sleep(600)
+    return original(*arguments)
+
+calls, original, video.release = 0, video.release, release
+main()
+"""
+
+
+def test_a_killed_run_over_a_folder_goes_on_where_it_was(run, place, project_root):
+    for number in range(3):
+        video(place / f"in/{number}.mp4", 4)
+    video(place / "in/long.mp4", 400)
+    command = [sys.executable, "-c", HANG_IN_THE_LAST, "anonymize", "in", "out", "--model", "model"]
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(project_root)}, stdout=subprocess.PIPE, text=True)
+    assert any(line == "hangs\n" for line in child.stdout)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    child.stdout.close()
+    part = place / "out/long.mp4.part"
+    assert part.exists()
+    assert not (place / "out/long.mp4").exists()
+    done = {path: path.stat().st_mtime_ns for path in (place / "out").glob("?.mp4")}
+    assert len(done) == 3
+    code, out, _ = run("anonymize", "in", "out", "--model", "model")
+    assert (code, out.splitlines()[-1]) == (0, "out: 1 released, 3 were there already, 0 failed")
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert not part.exists()
+    assert len(read_video(place / "out/long.mp4")) == 200
+
+
+def test_settings_of_a_folder_are_kept_readable(run, place):
+    video(place / "in/a.mp4")
+    run("anonymize", "in", "out", "--model", "model", "--crf", 30)
+    assert json.loads((place / "out" / SETTINGS_FILE).read_text())["crf"] == 30
