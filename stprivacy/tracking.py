@@ -86,6 +86,10 @@ class Run:
             if name != "clips" or show_raw:
                 self.picture(path)
 
+    def knows(self, name: str) -> bool:
+        """Was a metric of this name logged already, perhaps before a kill?"""
+        return name in self.client.get_run(self.id).data.metrics
+
     def text(self, text: str, name: str) -> None:
         """Store a text as the artifact `name`."""
         self.client.log_text(self.id, text, name)
@@ -131,9 +135,7 @@ def start(
     """
     run_hash, inputs = config_hash(params, stage, name), list(inputs)
     client = connect()
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with answering():
         experiment = _experiment(client, f"stprivacy/{params.dataset.name}/{EXPERIMENT_OF.get(stage, stage)}")
         run_id = _earlier(client, experiment, run_hash, again) or client.create_run(experiment, run_name=name).info.run_id
         run = Run(client, run_id)
@@ -141,22 +143,57 @@ def start(
         _log_params(client, run_id, params)
         for shards in (path for path in inputs if path.parent == SHARDS):
             run.reads(shards, stage)
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"MLFLOW_TRACKING_URI = {Environment.read().tracking_uri}: {_one_line(error)}; start the server or unset the variable"
-        ) from None
-    client.update_run(run_id, status="RUNNING")
+    with _until_ended(run), _machine_watched(run_id) if stage in WATCHED else nullcontext():
+        yield run
+
+
+@contextmanager
+def child(parent: str, name: str, run_hash: str, about: dict[str, object]) -> Iterator[Run]:
+    """A run below the run `parent`, in its experiment and with its tags, such as a trial of a sweep; ended as `start` ends one.
+
+    The same `run_hash` goes on in the same run. `about`: what sets it apart from its siblings, as parameters. Raises UserError as
+    `start` does.
+    """
+    client = connect()
+    with answering():
+        above = client.get_run(parent)
+        experiment, same = above.info.experiment_id, f"tags.run_hash = '{run_hash}' and tags.`mlflow.parentRunId` = '{parent}'"
+        found = client.search_runs([experiment], same, max_results=1)
+        run = Run(client, found[0].info.run_id if found else client.create_run(experiment, run_name=name).info.run_id)
+        inherited = {tag: value for tag, value in above.data.tags.items() if not tag.startswith("mlflow.")}
+        run.tags(inherited | {"run_hash": run_hash, "mlflow.parentRunId": parent})
+        run.params(about)
+    with _until_ended(run):
+        yield run
+
+
+@contextmanager
+def _until_ended(run: Run) -> Iterator[None]:
+    """The run is running, and at the end of the block it has finished, failed or been killed."""
+    run.client.update_run(run.id, status="RUNNING")
     status = "FAILED"
     try:
-        with _machine_watched(run_id) if stage in WATCHED else nullcontext():
-            yield run
+        yield
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         run.flush()
-        client.set_terminated(run_id, status)
+        run.client.set_terminated(run.id, status)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Within it a server that is away or refuses is a UserError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI = {Environment.read().tracking_uri}: {_one_line(error)}; start the server or unset the variable"
+        ) from None
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from stprivacy import tracking
 from stprivacy.config import Environment, Params, config_hash
-from stprivacy.errors import UserError
 
 POINT_PARAMS = ("method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "model")
 POINT_METRICS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_action_top1", "val_privacy_cmap")
@@ -107,14 +106,14 @@ def view() -> dict[str, Any]:
 def links(server: str, dataset: str) -> dict[str, str]:
     """Addresses in MLflow's UI at `server`: the ready-made `view`, the page that compares the front's points, the `summary` run.
 
-    Raises UserError when there is no front of `dataset` in the store yet.
+    Empty when there is no front of `dataset` in the store yet. Raises UserError when the server is away.
     """
-    client = tracking.connect()
-    name = f"stprivacy/{dataset}/pareto"
-    experiment = client.get_experiment_by_name(name)
-    points = client.search_runs([experiment.experiment_id], "tags.current = 'true'", max_results=MOST_POINTS) if experiment else []
+    client, name = tracking.connect(), f"stprivacy/{dataset}/pareto"
+    with tracking.answering():
+        experiment = client.get_experiment_by_name(name)
+        points = client.search_runs([experiment.experiment_id], "tags.current = 'true'", max_results=MOST_POINTS) if experiment else []
     if experiment is None or not points:
-        raise UserError(f"{Environment.read().tracking_uri}: no front in experiment {name} yet; run `make repro` or `dvc repro pareto`")
+        return {}
     number = experiment.experiment_id
     runs = quote(json.dumps([point.info.run_id for point in points], separators=(",", ":")))
     return {
@@ -125,15 +124,18 @@ def links(server: str, dataset: str) -> dict[str, str]:
 
 
 def serve(dataset: str, port: int) -> None:
-    """Print where the front is, if there is one yet, and become MLflow's server on the local store; on a remote store only print."""
+    """Print where the front is, if there is one yet, and become MLflow's server on the local store; on a remote store only print.
+
+    Raises UserError when the remote server is away.
+    """
     store = Environment.read().tracking_uri
     remote = store.startswith(("http://", "https://"))
     server = store.rstrip("/") if remote else f"http://127.0.0.1:{port}"
-    try:
-        for title, address in links(server, dataset).items():
-            print(f"{title:8} {address}")
-    except UserError as error:
-        print(f"note: {error}; until then there are the runs of the other stages")
+    found = links(server, dataset)
+    for title, address in found.items():
+        print(f"{title:8} {address}")
+    if not found:
+        print(f"no front of {dataset} there yet: `make repro` makes one; until then there are the runs of other stages")
     if remote:
         return
     print(f"serving {store} at {server}; Ctrl-C ends it", flush=True)

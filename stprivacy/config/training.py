@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stprivacy.config.base import Count, Positive, Section, Share, Weight
+from stprivacy.config.base import Count, KeepRatio, Positive, Section, Share, Weight
 from stprivacy.config.networks import NetworkKind
 
 
@@ -67,6 +67,16 @@ class Game(Section):
     mirror: bool = True
     """Adversaries see a random half of the replayed clips mirrored; off where an attribute tells left from right."""
     closed_form: ClosedForm = ClosedForm()
+    sampled_kept_share: tuple[KeepRatio, KeepRatio] | None = None
+    """Lowest and highest kept share: each step is played at one drawn between them, so that one model serves the whole range; null
+    for `model.keep_ratio` in every step. At such a step exactly that share of each slice is kept, as in deployment."""
+
+    @model_validator(mode="after")
+    def _shares_rise(self) -> "Game":
+        if self.sampled_kept_share and self.sampled_kept_share[0] >= self.sampled_kept_share[1]:
+            low, high = self.sampled_kept_share
+            raise ValueError(f"sampled_kept_share [{low:g}, {high:g}]: the first must be below the second; for example [0.3, 0.9]")
+        return self
 
 
 class Train(Section):

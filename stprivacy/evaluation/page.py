@@ -136,7 +136,7 @@ def _point(index: int, c: Configuration, front: Front, clips: list[dict[str, int
     kind = "raw" if c.settings["method"] == "raw" else "learned" if c.learned else "baseline"
     return {
         "id": index, "name": c.name, "method": c.settings["method"], "kind": kind, "detail": detail_of(c, front),
-        "seeds": [point.seed for point in c.points], "figures": figures, "marks": marks_of(c, front), "clips": clips,
+        "seeds": sorted({point.seed for point in c.points}), "figures": figures, "marks": marks_of(c, front), "clips": clips,
         "ap": precisions_of(c), "attacker": metrics_of(c)["strongest_attacker"], "model_path": c.typical.model_path,
     }  # fmt: skip
 
@@ -179,7 +179,7 @@ def _points_table(front: Front) -> str:
     rows = []
     for index, c in enumerate(front.configurations):
         badges = "".join(f" <span class='badge {mark}'>{mark}</span>" for mark in marks_of(c, front))
-        spread = {name: f"<small>± {c.spread[name] / 2:.3f}</small>" if c.num_seeds > 1 else "" for name in COLUMNS}
+        spread = {name: f"<small>± {c.spread[name] / 2:.3f}</small>" if len(c.points) > 1 else "" for name in COLUMNS}
         cells = "".join(f"<td class='number'>{figure(c.mean[name])}{spread[name]}</td>" for name in COLUMNS)
         button = f"<button type='button' aria-pressed='false'>{_title(c, front)}</button>"
         rows.append(f"<tr data-point='{index}'><th scope='row'>{button}</th><td>{badges}</td>{cells}</tr>")

@@ -67,7 +67,7 @@ class Configuration:
 
     @property
     def num_seeds(self) -> int:
-        """Of training where there are several models, else of the attackers."""
+        """Of training where it comes from the sweep, else of the attackers."""
         return len({point.seed for point in self.points})
 
     @cached_property
@@ -76,7 +76,7 @@ class Configuration:
 
     @cached_property
     def spread(self) -> dict[str, float]:
-        """Largest − smallest over the seeds; 0 for a single one, of which nothing is known."""
+        """Largest − smallest over the points; 0 for a single one, of which nothing is known."""
         return {name: float(np.ptp([point.figures[name] for point in self.points])) for name in FIGURES}
 
     @property
@@ -235,7 +235,17 @@ def find_front(results: Path, methods: Iterable[str], policy: Policy) -> Front:
     found = [Configuration(tuple(sorted(group, key=lambda point: point.seed))) for group in groups.values()]
     found.sort(key=lambda c: (c.settings["method"] != "raw", c.learned))  # stable: within a kind they stay as they came
     about = json.loads(raw_metrics.read_text())
+    for folder in dict.fromkeys(point.folder for point in points):
+        _check_dataset(folder / "metrics.json", about["dataset"])
     return Front(about["dataset"], tuple(found), policy, about)
+
+
+def _check_dataset(path: Path, dataset: str) -> None:
+    """What is left over from another experiment must not stand on one front with this one's."""
+    _need(path, path.parent.parent.name)
+    found = json.loads(path.read_text())["dataset"]
+    if found != dataset:
+        raise UserError(f"{path}: judged on {found}, but raw video on {dataset}; run `dvc repro`, which brings both up to date")
 
 
 def _evaluated_points(folder: Path) -> list[Point]:
@@ -341,7 +351,7 @@ def _describe(c: Configuration | None, front: Front, run_of: dict[int, str]) -> 
         return None
     figures = {name: None if math.isnan(value) else value for name, value in c.mean.items()}
     about = {"name": c.name} | c.settings | {"seed": c.typical.seed, "seeds": c.num_seeds} | figures
-    if c.num_seeds > 1:
+    if len(c.points) > 1:
         about["spread"] = {name: None if math.isnan(value) else value for name, value in c.spread.items()}
     return about | {"on_front": c in front.on_front, "run_id": run_of.get(id(c.typical), ""), "model_path": c.typical.model_path}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stprivacy.config import Clip, Model
 from stprivacy.errors import UserError
-from stprivacy.models.sparsification import Scorer, gumbel_decision, num_kept, top_of_each_slice
+from stprivacy.models.sparsification import Scorer, gumbel_decision, gumbel_top_share, num_kept, top_of_each_slice
 from stprivacy.models.vit import EPSILON, Block, TubeletEmbedding, fold, init_transformer
 
 
@@ -58,20 +58,31 @@ class Anonymizer(nn.Module):
             scorer.reset_bias()
 
     def forward(
-        self, clips: Tensor, keep_ratio: float | None = None, gumbel: Tensor | None = None, decisions: Sequence[Tensor] | None = None
+        self,
+        clips: Tensor,
+        keep_ratio: float | None = None,
+        gumbel: Tensor | None = None,
+        decisions: Sequence[Tensor] | None = None,
+        exact: bool = False,
     ) -> Painted:
         """`clips` (B, 3, T, H, W) in [0, 1]; `keep_ratio` r in (0, 1], None for the one it was made with; 1 drops nothing.
 
         Training mode: hard Gumbel decisions (`gumbel` (B, M, L·N, 2); drawn here if None), masked attention, all tokens computed.
+        There the ratio is the ratio loss's business, unless `exact`: then int(rᵐ · N) of each slice are kept, noise included.
         Evaluation mode: the top int(rᵐ · N) of each slice are gathered, so that cost falls with r.
         `decisions`, one (B, L·N) of 0/1 a sparsification, replace either choice; what one drops, the next cannot bring back. In
         evaluation mode each must leave equally many tokens in every clip. Raises UserError for a keep ratio outside (0, 1].
         """
-        logits, keep, taken, probabilities = self.paint(clips, keep_ratio, gumbel, decisions)
+        logits, keep, taken, probabilities = self.paint(clips, keep_ratio, gumbel, decisions, exact)
         return Painted(torch.sigmoid(logits * self.contrast), keep, taken, probabilities)
 
     def paint(
-        self, clips: Tensor, keep_ratio: float | None = None, gumbel: Tensor | None = None, decisions: Sequence[Tensor] | None = None
+        self,
+        clips: Tensor,
+        keep_ratio: float | None = None,
+        gumbel: Tensor | None = None,
+        decisions: Sequence[Tensor] | None = None,
+        exact: bool = False,
     ) -> Unbound:
         """`forward` before the bound: pixels (B, 3, T, H, W) of any value, keep, decisions, probabilities as in `Painted`."""
         ratio = self.keep_ratio if keep_ratio is None else keep_ratio
@@ -84,10 +95,12 @@ class Anonymizer(nn.Module):
                 tokens = block(tokens)
             return self._to_pixels(tokens), everything, (), ()
         if self.training:
-            return self._paint_masked(tokens, gumbel, decisions)
+            return self._paint_masked(tokens, gumbel, decisions, ratio if exact else None)
         return self._paint_gathered(tokens, ratio, decisions)
 
-    def _paint_masked(self, tokens: Tensor, gumbel: Tensor | None, decisions: Sequence[Tensor] | None) -> Unbound:
+    def _paint_masked(
+        self, tokens: Tensor, gumbel: Tensor | None, decisions: Sequence[Tensor] | None, exact_ratio: float | None
+    ) -> Unbound:
         """All tokens are computed; kept ones stand first, so that a block can spare the backward pass of those that no clip kept.
 
         The polarisation of a dropped token's keep probability thus trains the scorer, and not the blocks before it.
@@ -103,7 +116,12 @@ class Anonymizer(nn.Module):
                 tokens = tokens if order is None else _pick(tokens, order.argsort(1))
                 scores = self.score_predictor[count](tokens, keep)  # (B, L·N, 2)
                 noise = _gumbel_like(scores) if gumbel is None else gumbel[:, count]
-                choice = gumbel_decision(scores, noise) if decisions is None else decisions[count]
+                if decisions is not None:
+                    choice = decisions[count]
+                elif exact_ratio is None:
+                    choice = gumbel_decision(scores, noise)
+                else:
+                    choice = gumbel_top_share(scores, noise, keep, self.num_slices, exact_ratio ** (count + 1))
                 keep = keep * choice.to(keep.dtype)
                 taken.append(self._by_slice(keep))
                 probabilities.append(self._by_slice(scores.softmax(-1)[..., 0]))

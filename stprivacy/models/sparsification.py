@@ -5,6 +5,10 @@ B batch, L slices, N tokens a slice, D width.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+FAR_BELOW = -1e4
+"""The lead of a token that fell before: below any that a scorer gives, and finite, so that gradients are."""
 
 
 class Scorer(nn.Module):
@@ -49,6 +53,25 @@ def gumbel_decision(logits: Tensor, gumbel: Tensor) -> Tensor:
     soft = (logits + gumbel).softmax(dim=-1)[..., 0]
     hard = (soft >= 0.5).to(soft.dtype)
     return hard + (soft - soft.detach())  # in this order the values are 0 and 1 to the last bit
+
+
+def gumbel_top_share(logits: Tensor, gumbel: Tensor, keep: Tensor, num_slices: int, share: float) -> Tensor:
+    """The decision of eq. 6 at a given share: of each slice's tokens in `keep`, the `num_kept` that win most clearly with their noise.
+
+    Without noise these are the tokens of `top_of_each_slice`; where fewer are left than that, all of them stay. The gradient
+    is that of a sigmoid around the slice's own threshold, midway between the last token that is kept and the first that is
+    not (straight-through); tokens that fell before get none. `logits`, `gumbel` (B, L·N, 2), `keep` (B, L·N) of 0/1 → (B, L·N).
+    """
+    left = keep.detach() != 0
+    noisy = logits + gumbel
+    lead = (noisy[..., 0] - noisy[..., 1]).masked_fill(~left, FAR_BELOW).view(len(logits), num_slices, -1)  # (B, L, N)
+    count = num_kept(share, lead.shape[2])
+    ranked, order = lead.detach().sort(dim=2, descending=True, stable=True)
+    ranked = F.pad(ranked, (0, 1), value=FAR_BELOW)
+    threshold = ranked[..., count - 1 : count + 1].mean(2, keepdim=True)
+    soft = (lead - threshold).sigmoid()
+    hard = torch.zeros_like(lead).scatter(2, order[..., :count], 1.0)
+    return (hard + (soft - soft.detach())).flatten(1) * left
 
 
 def num_kept(share: float, num_patches: int) -> int:

@@ -30,14 +30,18 @@ NOT_IN_THE_RESULT = {"num_workers", "micro_batch", "loader_processes"}
 WORKER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll, which every report waits for; 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it says every line twice
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in params.yaml are relative to the project's folder
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",  # DeepSpeed's use of torch
 }
 
 
 @contextmanager
-def cluster(num_cpus: int) -> Iterator[Any]:
-    """Connect to the cluster of RAY_ADDRESS, or start one on this machine with at least `num_cpus` slots; left as it was found."""
+def cluster(num_cpus: int, show_workers: bool = True) -> Iterator[Any]:
+    """Connect to the cluster of RAY_ADDRESS, or start one on this machine with at least `num_cpus` slots; left as it was found.
+
+    `show_workers`: what workers print appears here, too.
+    """
     environment = Environment.read()
     address, variables = environment.ray_address, WORKER_ENVIRONMENT | {"MLFLOW_TRACKING_URI": environment.absolute_tracking_uri}
     os.environ.update(WORKER_ENVIRONMENT | {"RAY_DEDUP_LOGS": "0"})  # before Ray is imported: progress of two attackers is no repetition
@@ -49,7 +53,7 @@ def cluster(num_cpus: int) -> Iterator[Any]:
     # With the dashboard, whose State API tells Ray's cleaner of placement groups that a run is over.
     local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     where = {"address": address} if address else {"address": "local", **local}
-    ray.init(log_to_driver=True, logging_level=logging.WARNING, runtime_env={"env_vars": variables}, **where)
+    ray.init(log_to_driver=show_workers, logging_level=logging.WARNING, runtime_env={"env_vars": variables}, **where)
     try:
         yield ray
     finally:
@@ -64,7 +68,9 @@ def run_tasks(function: Callable[..., Any], arguments: Sequence[tuple], num_cpus
     if not arguments:
         return []
     with cluster(num_cpus=1) as ray:
-        remote = ray.remote(num_cpus=num_cpus, max_retries=2)(_single_threaded).options(name=function.__name__)
+        # DEFAULT: within a trial of Ray Tune a task would otherwise ask for CPUs of the trial's own placement group, which has none.
+        remote = ray.remote(num_cpus=num_cpus, max_retries=2, scheduling_strategy="DEFAULT")(_single_threaded)
+        remote = remote.options(name=function.__name__)
         pending = [remote.remote(function, arguments_of_one) for arguments_of_one in arguments]
         try:
             return ray.get(pending)
@@ -92,7 +98,12 @@ def train(params: Params, shards: Path, recognizers: Path, outputs: dict[str, Pa
     job = TrainingJob(
         params, shards.absolute(), recognizers.absolute(), init_cache if (init_cache / "done").exists() else None, tracking_run
     )
-    checkpoint = _fit(job, num_workers, cache, name=f"game-{game_hash(params, shards, recognizers)}")
+    checkpoint = fit(job, num_workers, cache, name=f"game-{game_hash(params, shards, recognizers)}")
+    progress = Progress.read(checkpoint)
+    if progress.stopped:
+        raise RunError(
+            f"the loss was {progress.stopped} in epoch {progress.epochs} of {progress.phase}; lower the weights or learning rates of train"
+        )
     if not (init_cache / "done").exists():
         _replace_folder(checkpoint / "init", init_cache)
         (init_cache / "done").touch()
@@ -100,7 +111,7 @@ def train(params: Params, shards: Path, recognizers: Path, outputs: dict[str, Pa
     _replace_folder(checkpoint / "model", outputs["anonymizer"])
     outputs["history"].parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(checkpoint / "history.csv", outputs["history"])
-    return Progress.read(checkpoint)
+    return progress
 
 
 def init_hash(params: Params, shards: Path, recognizers: Path) -> str:
@@ -124,22 +135,25 @@ def _inputs(shards: Path, recognizers: Path) -> str:
     return fingerprint(shards / "index.jsonl", recognizers) + code
 
 
-def _fit(job: TrainingJob, num_workers: int, storage: Path, name: str) -> Path:
-    """Run the job's workers to the end; gives the folder of the last checkpoint."""
-    with cluster(num_cpus=num_workers):
+def fit(job: TrainingJob, num_workers: int, storage: Path, name: str, callbacks: Sequence[Any] = ()) -> Path:
+    """Run the job's workers to the end; gives the folder of the last checkpoint. `callbacks`: Ray Train's, for the controller."""
+    with cluster(num_cpus=num_workers) as ray:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
 
+        # Asked of the cluster: where this runs there may be none, as in a trial of a sweep, which holds no GPU itself.
+        has_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
         trainer = TorchTrainer(
             ray_worker,
             train_loop_config=job.as_dict(),
-            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=torch.cuda.is_available(), resources_per_worker={"CPU": 1}),
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=has_gpus, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(
                 name=name,
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=2),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=list(callbacks),
             ),
         )
         try:

@@ -24,12 +24,15 @@ class Observer(Protocol):
     def step(self, phase: str, step: int, metrics: dict[str, float]) -> None:
         """A step is done; `metrics` are means over the global batch."""
 
-    def epoch(self, phase: Phase, epoch: int) -> None:
-        """An epoch is done: the place for a checkpoint."""
+    def epoch(self, phase: Phase, epoch: int) -> bool:
+        """An epoch is done: the place for a checkpoint. False where the run is to end here."""
 
 
-def play(phase: Phase, batches: GlobalBatches, start_epoch: int, observer: Observer) -> None:
-    """Play the epochs of a phase from `start_epoch` on. A step: one update of the anonymizer player, then the adversaries'."""
+def play(phase: Phase, batches: GlobalBatches, start_epoch: int, observer: Observer) -> bool:
+    """Play the epochs of a phase from `start_epoch` on. A step: one update of the anonymizer player, then the adversaries'.
+
+    Gives whether it was played to its end.
+    """
     game = phase.game
     loss = game.anonymizer_loss if phase.adversary else game.init_loss
     for epoch in range(start_epoch, phase.num_epochs):
@@ -42,4 +45,6 @@ def play(phase: Phase, batches: GlobalBatches, start_epoch: int, observer: Obser
                 for turn in range(phase.adversary_steps):
                     metrics |= phase.adversary.update(game.adversary_loss, game.recall(step, turn, len(parts)))
             observer.step(phase.name, step, metrics)
-        observer.epoch(phase, epoch)
+        if not observer.epoch(phase, epoch):
+            return False
+    return True

@@ -1,12 +1,14 @@
 """What a run leaves behind while it plays: a line of progress, a history, metrics for MLflow, a checkpoint every epoch."""
 
 import json
+import math
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -23,6 +25,14 @@ SECONDS_PER_LINE = 10.0
 
 
 @dataclass(frozen=True)
+class GiveUp:
+    """When a game is hopeless: after `grace_epochs`, an epoch whose action loss is above `action_loss`."""
+
+    grace_epochs: int
+    action_loss: float
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a run is, as its checkpoint says."""
 
@@ -32,6 +42,8 @@ class Progress:
     world_size: int
     metrics: dict[str, float]
     """Means over the last epoch."""
+    stopped: Literal["hopeless", "not finite"] | None = None
+    """Why the run ends here, before its last epoch; None while it goes on."""
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Progress":
@@ -41,34 +53,49 @@ class Progress:
 class Recorder:
     """The loop's observer on one worker. Worker 0 speaks for all; every worker writes its part of a checkpoint."""
 
-    def __init__(self, params: Params, rank: int, world_size: int, save: Save, tracking_run: str | None):
+    def __init__(
+        self,
+        params: Params,
+        rank: int,
+        world_size: int,
+        save: Save,
+        tracking_run: str | None,
+        track_steps: bool = True,
+        give_up: GiveUp | None = None,
+    ):
+        """`track_steps`: the tracking server gets every step's metrics, or else the means of each epoch."""
         self.params, self.rank, self.world_size, self.save = params, rank, world_size, save
+        self.track_steps, self.give_up = track_steps, give_up
         self.run = tracking.attach(tracking_run) if tracking_run and rank == 0 else None
         self.history: list[dict[str, float | str]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="stprivacy-init-")  # gone with the recorder
         self.init_model = Path(self._folder.name)
         self._last_line = self._last_step = time.monotonic()
+        self._losses: list[tuple[float, float]] = []
+        """(action, total) of the epoch's steps, on every worker: all have to stop alike."""
 
     def step(self, phase: str, step: int, metrics: dict[str, float]) -> None:
         """Keep the step's metrics, and say now and then where the run is."""
+        self._losses.append((metrics["loss/action"], metrics["loss/total"]))
         if self.rank:
             return
         now = time.monotonic()
         metrics = metrics | {"time/step_s": now - self._last_step}
         self._last_step = now
         self.history.append({"phase": phase, "step": step, **metrics})
-        if self.run:
+        if self.run and self.track_steps:
             self.run.later({f"{phase}/{name}" if phase == "init" else name: value for name, value in metrics.items()}, step)
         if now - self._last_line > SECONDS_PER_LINE:
             self._last_line = now
             shown = " ".join(f"{name.split('/', 1)[1]} {value:.3f}" for name, value in metrics.items() if not name.startswith("time/"))
             print(f"{phase} step {step + 1}: {shown} ({metrics['time/step_s']:.2f} s a step)", flush=True)
 
-    def epoch(self, phase: Phase, epoch: int) -> None:
-        """Write a checkpoint: engines, replay, history, and the model as it would be used."""
+    def epoch(self, phase: Phase, epoch: int) -> bool:
+        """Write a checkpoint: engines, replay, history, and the model as it would be used. Gives whether to go on."""
         rows = [row for row in self.history if row["phase"] == phase.name]
         recent = pd.DataFrame(rows[-max(1, len(rows) // (epoch + 1)) :]).drop(columns=["phase", "step"]) if rows else pd.DataFrame()
-        progress = Progress(phase.name, epoch + 1, self.world_size, {str(name): float(value) for name, value in recent.mean().items()})
+        means = {str(name): float(value) for name, value in recent.mean().items()}
+        progress = Progress(phase.name, epoch + 1, self.world_size, means, self._verdict(phase, epoch))
 
         def write(folder: Path) -> None:
             phase.anonymizer.save(folder / "anonymizer-player")
@@ -83,11 +110,23 @@ class Recorder:
                     shutil.copytree(self.init_model, folder / "init")
                 (folder / "progress.json").write_text(json.dumps(asdict(progress)))
 
-        self.save(write, progress.metrics)
+        self.save(write, means | {"epoch": epoch + 1.0})
         if self.rank == 0:
             if self.run:
-                self.run.flush()
+                self.run.metrics({} if self.track_steps else means, epoch + 1)
             print(f"{phase.name} epoch {epoch + 1} of {phase.num_epochs} done and saved", flush=True)
+            if progress.stopped:
+                print(f"{phase.name} stops here: {progress.stopped}", flush=True)
+        return progress.stopped is None
+
+    def _verdict(self, phase: Phase, epoch: int) -> Literal["hopeless", "not finite"] | None:
+        """Is there a reason to stop after this epoch? Means over the global batch: every worker finds the same."""
+        action, total = (sum(values) / len(values) for values in zip(*self._losses, strict=True))
+        self._losses.clear()
+        if not math.isfinite(total):
+            return "not finite"
+        hopeless = self.give_up and phase.name == "game" and epoch + 1 >= self.give_up.grace_epochs and action > self.give_up.action_loss
+        return "hopeless" if hopeless else None
 
     def restore(self, phase: Phase, checkpoint: Path | None) -> int:
         """Take up a checkpoint of this phase, if that is what there is; gives the epoch to go on with."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from stprivacy.config import Channel, Clip, Recognizers, Train
 from stprivacy.models.anonymizer import Anonymizer, Painted, expand_keep
 from stprivacy.models.channel import transmit
-from stprivacy.randomness import keyed_gumbel, keyed_normal, keyed_seed
+from stprivacy.randomness import keyed_generator, keyed_gumbel, keyed_normal, keyed_seed
 from stprivacy.training import objectives
 from stprivacy.training.closed_form import ClosedFormAdversary
 from stprivacy.training.replay import Entry, Replay
@@ -107,7 +107,8 @@ class Game:
     def anonymizer_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Phase 2, anonymizer player: keep the action readable, leave nothing to the (frozen) adversaries."""
         train, game, networks = self.train, self.train.game, self.networks
-        painted = self._paint(batch, self.networks.anonymizer.keep_ratio)
+        keep_ratio = self._keep_ratio(batch.step)
+        painted = self._paint(batch, keep_ratio, exact=bool(game.sampled_kept_share))
         released = self._release(painted, batch, noisy=True)
         self.replay.add(batch.step, painted, batch.attributes, batch.samples)
         ease = objectives.ramp(batch.step, game.ramp_steps)
@@ -118,7 +119,7 @@ class Game:
         terms = {
             "action": (train.action_weight, F.cross_entropy(_run(networks.action, released), batch.actions)),
             "privacy": (train.privacy_weight * ease, torch.stack(hidden).mean()),
-            "ratio": (train.ratio_weight, objectives.ratio_loss(painted.decisions, networks.anonymizer.keep_ratio)),
+            "ratio": (train.ratio_weight, objectives.ratio_loss(painted.decisions, keep_ratio)),
             "polarisation": (train.polarisation_weight, objectives.polarisation_loss(painted.probabilities)),
         }
         if game.rate_weight:
@@ -183,7 +184,7 @@ class Game:
         with torch.no_grad():
             seen = []
             for part in parts:
-                painted = self._paint(part, self.networks.anonymizer.keep_ratio)
+                painted = self._paint(part, self._keep_ratio(part.step), exact=bool(self.train.game.sampled_kept_share))
                 released = self._release(painted, part, noisy=True)
                 seen.append([_features(network, released) for network in self._closed_form_networks(part.step)] + [part.attributes])
             peers = tuple(self.gather(torch.cat(rows)) for rows in zip(*seen, strict=True))
@@ -201,11 +202,11 @@ class Game:
 
     # ------------------------------------------------------------------------------------------------ from clip to release
 
-    def _paint(self, batch: Batch, keep_ratio: float) -> Painted:
+    def _paint(self, batch: Batch, keep_ratio: float, exact: bool = False) -> Painted:
         anonymizer = self.networks.anonymizer
         device, dtype = _where(anonymizer)
         gumbel = keyed_gumbel(anonymizer.gumbel_shape, ("gumbel", self.train.seed, batch.step), batch.samples, device)
-        return anonymizer(batch.clips.to(dtype), keep_ratio, gumbel)
+        return anonymizer(batch.clips.to(dtype), keep_ratio, gumbel, exact=exact)
 
     def _release(self, painted: Painted, batch: Batch, noisy: bool) -> Tensor:
         key = ("channel", self.train.seed, batch.step)
@@ -216,6 +217,15 @@ class Game:
         """(B, 1, T, H, W) of 0/1."""
         assert painted.keep is not None  # the learned anonymizer always says what it keeps
         return expand_keep(painted.keep.float(), self.networks.anonymizer.tubelet, (clips.shape[-2], clips.shape[-1]))
+
+    def _keep_ratio(self, step: int) -> float:
+        """Phase 2: the anonymizer's own, or this step's draw, the same in every part of the global batch."""
+        anonymizer, shares = self.networks.anonymizer, self.train.game.sampled_kept_share
+        if not shares or not anonymizer.num_sparsifications:
+            return anonymizer.keep_ratio
+        low, high = shares
+        drawn = torch.rand((), generator=keyed_generator("kept share", self.train.seed, step)).item()
+        return (low + (high - low) * drawn) ** (1 / anonymizer.num_sparsifications)
 
     def _eased_keep_ratio(self, step: int) -> float:
         """Init: 1 for `full_steps`, then the kept share falls linearly to its target over `ease_steps`."""

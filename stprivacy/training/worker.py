@@ -3,6 +3,7 @@
 It knows neither Ray nor where checkpoints are kept: `save` and `gather` are handed in.
 """
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from stprivacy.training.batches import GlobalBatches
 from stprivacy.training.engine import build_engine
 from stprivacy.training.loop import Phase, play
 from stprivacy.training.players import adversary_player, anonymizer_player, build_networks, start_from_init
-from stprivacy.training.recorder import Progress, Recorder, Save
+from stprivacy.training.recorder import GiveUp, Progress, Recorder, Save
 from stprivacy.training.task import Game
 
 NUM_CLIPS_OF_IDENTITY_START = 200
@@ -35,16 +36,19 @@ class TrainingJob:
     init: Path | None = None
     """An init phase that is done already (anonymizer and action recognizer), or None."""
     tracking_run: str | None = None
+    is_trial: bool = False
+    """One of the many games of a sweep: given up by `params.sweep` when hopeless, and tracked by epochs instead of steps."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for Ray to send."""
         paths = {"shards": str(self.shards), "recognizers": str(self.recognizers), "init": str(self.init) if self.init else None}
-        return {"params": self.params.model_dump(mode="json"), "tracking_run": self.tracking_run, **paths}
+        return {"params": self.params.model_dump(mode="json"), "tracking_run": self.tracking_run, "is_trial": self.is_trial, **paths}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "TrainingJob":
         init = Path(plain["init"]) if plain["init"] else None
-        return cls(Params.model_validate(plain["params"]), Path(plain["shards"]), Path(plain["recognizers"]), init, plain["tracking_run"])
+        params, shards, recognizers = Params.model_validate(plain["params"]), Path(plain["shards"]), Path(plain["recognizers"])
+        return cls(params, shards, recognizers, init, plain["tracking_run"], plain["is_trial"])
 
 
 def run_worker(
@@ -55,8 +59,12 @@ def run_worker(
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     reader = ShardReader(job.shards, "train")
     batches = GlobalBatches(reader, params.clip, train, rank, world_size, device)
-    recorder = Recorder(params, rank, world_size, save, job.tracking_run)
+    constant_answer = math.log(len(reader.info.actions))
+    give_up = GiveUp(params.sweep.grace_epochs, params.sweep.hopeless * constant_answer) if job.is_trial else None
+    recorder = Recorder(params, rank, world_size, save, job.tracking_run, track_steps=not job.is_trial, give_up=give_up)
     reached = _reached(checkpoint, world_size)
+    if reached and reached.stopped:
+        return
 
     init_model = checkpoint / "init" if checkpoint and reached and reached.phase == "game" else job.init
     if init_model:
@@ -65,7 +73,8 @@ def run_worker(
         game = _game(params, reader, job.recognizers, gather, device)
         player = anonymizer_player(game.networks, train, "init", train.init.epochs * batches.steps_per_epoch)
         init = Phase("init", train.init.epochs, game, build_engine(player, train, batches.num_parts))
-        play(init, batches, recorder.restore(init, checkpoint), recorder)
+        if not play(init, batches, recorder.restore(init, checkpoint), recorder):
+            return
         recorder.write_model(game, recorder.init_model)
 
     game = _game(params, reader, job.recognizers, gather, device, recorder.init_model)

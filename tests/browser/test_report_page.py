@@ -59,7 +59,7 @@ def test_the_choice_is_shown_first_and_its_clips_play(page, front):
 
 
 def test_a_click_on_a_point_opens_its_clips(page):
-    page.mouse.click(*place(page, RINGS + 1))  # rings, raw, then the first baseline
+    page.mouse.click(*place(page, RINGS))  # rings, then the first baseline
     page.wait_for_function("() => document.getElementById('detail-name').textContent === 'downsample-2'")
     assert all_play(page) == 2 * NUM_CLIPS
     assert "0.985" in page.locator("#detail-figures").inner_text()

@@ -53,3 +53,29 @@ def test_deepspeed_with_accumulation_on_two_workers(alone, tmp_path):
 def test_bf16_stays_near_fp32(alone, tmp_path):
     ours = on_workers(2, tiny_train(precision="bf16"), tmp_path)
     assert ours[0]["loss/total"] == pytest.approx(alone[0]["loss/total"], rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """Every step at a kept share of its own."""
+    train = tiny_train()
+    return train.model_copy(update={"game": train.game.model_copy(update={"sampled_kept_share": (0.3, 0.9)})})
+
+
+@pytest.fixture(scope="module")
+def sampled_alone(sampled):
+    return play_steps(0, 1, sampled.model_copy(update={"engine": "torch"}))
+
+
+def test_a_sampled_kept_share_changes_from_step_to_step(sampled_alone):
+    assert len({metrics["keep/share"] for metrics in sampled_alone}) > 1
+
+
+def test_sampled_kept_shares_agree_under_gradient_accumulation(sampled, sampled_alone):
+    parts = sampled.model_copy(update={"engine": "torch", "micro_batch": 4})
+    assert_same_game(play_steps(0, 1, parts), sampled_alone, 2e-4)
+
+
+@pytest.mark.timeout(300)
+def test_sampled_kept_shares_agree_on_two_workers(sampled, sampled_alone, tmp_path):
+    assert_same_game(on_workers(2, sampled, tmp_path), sampled_alone, 2e-4)

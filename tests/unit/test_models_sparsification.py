@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from stprivacy.models.sparsification import Scorer, gumbel_decision, num_kept, top_of_each_slice
+from stprivacy.models.sparsification import Scorer, gumbel_decision, gumbel_top_share, num_kept, top_of_each_slice
 
 
 def scores_by_hand(scorer: Scorer, tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -98,3 +98,58 @@ def test_the_top_of_each_slice_is_what_sorting_gives(seed, num_slices, patches, 
             lead = [(float(logits[clip, i, 0] - logits[clip, i, 1]), i) for i in range(first, first + patches)]
             expected |= {index for _, index in sorted(lead, reverse=True)[:count]}
         assert set(chosen[clip].tolist()) == expected
+
+
+def survivors(seed: int, num_tokens: int, per_slice: int) -> torch.Tensor:
+    """Random earlier decisions (2, num_tokens) that leave at least `per_slice` of each slice of 6."""
+    keep = (torch.rand(2, num_tokens, generator=torch.Generator().manual_seed(seed)) < 0.7).float()
+    keep.view(2, -1, 6)[..., :per_slice] = 1
+    return keep
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 1), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_exactly_the_share_of_each_slice_is_kept_and_what_fell_before_stays_away(seed, share, tied):
+    torch.manual_seed(seed)
+    logits, noise = torch.randn(2, 18, 2), torch.randn(2, 18, 2)
+    if tied:
+        logits, noise = torch.zeros_like(logits), torch.zeros_like(noise)
+    keep, count = survivors(seed, 18, num_kept(share, 6)), num_kept(share, 6)
+    decision = gumbel_top_share(logits, noise, keep, 3, share)
+    assert set(decision.unique().tolist()) <= {0.0, 1.0}
+    assert (decision.view(2, 3, 6).sum(2) == count).all()
+    assert (decision <= keep).all()
+
+
+def test_where_fewer_are_left_than_the_share_all_of_them_stay():
+    keep = torch.tensor([[1.0, 0, 0, 1, 0, 0]])
+    decision = gumbel_top_share(torch.randn(1, 6, 2), torch.randn(1, 6, 2), keep, 1, 0.7)
+    assert torch.equal(decision, keep)
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 1))
+@settings(max_examples=50, deadline=None)
+def test_without_noise_the_share_is_evaluation_s_top_of_each_slice(seed, share):
+    torch.manual_seed(seed)
+    logits = torch.randn(2, 18, 2)
+    decision = gumbel_top_share(logits, torch.zeros_like(logits), torch.ones(2, 18), 3, share)
+    chosen = top_of_each_slice(logits, 3, num_kept(share, 6))
+    assert torch.equal(decision, torch.zeros(2, 18).scatter(1, chosen, 1.0))
+
+
+def test_the_gradient_of_a_share_is_largest_at_its_threshold_and_none_for_what_fell_before():
+    logits = torch.tensor([[[9.0, 0], [2, 0], [1, 0], [-9, 0], [1.5, 0]]], requires_grad=True)
+    keep = torch.tensor([[1.0, 1, 1, 1, 0]])
+    decision = gumbel_top_share(logits, torch.zeros_like(logits), keep, 1, 0.5)  # two of five: 9 and 2, threshold 1.5
+    slope = torch.autograd.grad(decision.sum(), logits)[0][0, :, 0]
+    assert slope.isfinite().all()
+    assert slope[1] == slope[2] > slope[0] > 0
+    assert slope[3] > 0
+    assert slope[4] == 0
+
+
+def test_noise_decides_where_the_scores_do_not():
+    noise = torch.zeros(1, 6, 2)
+    noise[0, [1, 4], 0] = 1.0
+    decision = gumbel_top_share(torch.zeros(1, 6, 2), noise, torch.ones(1, 6), 1, 0.34)
+    assert decision.nonzero()[:, 1].tolist() == [1, 4]

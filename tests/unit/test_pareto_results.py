@@ -168,6 +168,20 @@ def test_a_missing_file_is_named_with_the_stage_that_makes_it(tmp_path, missing,
         find_front(results, METHODS, Policy())
 
 
+def test_results_of_another_data_set_are_refused(tmp_path):
+    results = make_results(tmp_path)
+    edit(results / "sweep/p5-s1/metrics.json", "vp-synth", "weizmann")
+    with pytest.raises(UserError, match=r"sweep/p5-s1/metrics\.json: judged on weizmann"):
+        find_front(results, METHODS, Policy())
+
+
+def test_several_attackers_of_one_model_are_no_several_trainings(tmp_path):
+    twice = tuple(Made("stprivacy", action, 0.6, 0.4, 30.0, 0, "one", 0.4) for action in (0.99, 0.95))
+    choice = front_of(tmp_path, swept=twice).choice
+    assert choice is not None and choice.num_seeds == 1
+    assert choice.mean["action_top1"] == pytest.approx(0.97) and choice.spread["action_top1"] == pytest.approx(0.04)
+
+
 def test_a_point_of_an_unknown_trial_is_refused(tmp_path):
     results = make_results(tmp_path)
     edit(results / "sweep/points.csv", "models/sweep/p5-s0", "models/sweep/other")

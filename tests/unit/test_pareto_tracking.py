@@ -11,7 +11,7 @@ from stprivacy import tracking
 from stprivacy.config import Policy, load_params
 from stprivacy.errors import UserError
 from stprivacy.evaluation.pareto import find_front, rows
-from stprivacy.tracking_front import VIEW, links, log_front, log_points
+from stprivacy.tracking_front import VIEW, links, log_front, log_points, serve
 from tests.browser.front_files import METHODS, SWEPT, make_results
 
 
@@ -114,8 +114,14 @@ def test_the_experiment_has_its_summary_and_a_view_of_the_front(client, params, 
     assert {"metrics.`action_top1`", "metrics.`privacy_cmap`"} <= set(view["selectedColumns"])
     found = links("http://127.0.0.1:5000", "view")
     assert all(run_id in found["compare"] for run_id in ids) and run.id in found["summary"]
-    with pytest.raises(UserError, match=r"stprivacy/other/pareto.*dvc repro pareto"):
-        links("http://127.0.0.1:5000", "other")
+    assert links("http://127.0.0.1:5000", "other") == {}
+
+
+@pytest.mark.timeout(120)
+def test_a_server_that_is_away_is_named_when_its_front_is_asked_for(client, monkeypatch, free_port):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port}")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI.*start the server"):
+        serve("vp-synth", 5000)
 
 
 def test_the_data_set_of_a_stage_is_its_runs_input(client, params, tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from stprivacy.config import Adversary, ClosedForm
 from stprivacy.config import Game as GameParams
+from stprivacy.models.sparsification import num_kept
 from stprivacy.training.task import Batch
 from tests.distributed.two_workers import GLOBAL_BATCH, global_batch, play_steps, tiny_game, tiny_train
 
@@ -127,3 +128,40 @@ def test_the_paper_s_game_needs_neither_closed_form_nor_reference():
 
 def test_playing_twice_gives_the_same_game():
     assert play_steps(0, 1, tiny_train(engine="torch")) == play_steps(0, 1, tiny_train(engine="torch"))
+
+
+def sampling_game(**changes):
+    train = tiny_train(engine="torch", **changes)
+    return tiny_game(train.model_copy(update={"game": train.game.model_copy(update={"sampled_kept_share": (0.3, 0.9)})}), lambda rows: rows)
+
+
+def test_a_sampled_step_keeps_exactly_the_drawn_share_of_every_slice():
+    game = sampling_game()
+    anonymizer, seen = game.networks.anonymizer, set()
+    for step in range(4):
+        ratio = game._keep_ratio(step)
+        assert 0.3 <= ratio**anonymizer.num_sparsifications <= 0.9
+        for block, decision in enumerate(game._paint(one_batch(step), ratio, exact=True).decisions, start=1):
+            assert (decision.sum(2) == num_kept(ratio**block, anonymizer.num_patches)).all()
+        seen.add(ratio)
+    assert len(seen) == 4
+
+
+def test_the_ratio_of_a_step_belongs_to_the_seed_and_the_step():
+    ratios = [sampling_game()._keep_ratio(step) for step in range(3)]
+    assert ratios == [sampling_game()._keep_ratio(step) for step in range(3)]
+    assert ratios != [sampling_game(seed=1)._keep_ratio(step) for step in range(3)]
+
+
+def test_the_ratio_loss_asks_for_the_ratio_that_was_drawn():
+    game = sampling_game()
+    _, metrics = game.anonymizer_loss(one_batch())
+    # Exactly the share is kept, so what is left of the loss is the rounding to whole tubelets: under (1 / patches)².
+    assert metrics["loss/ratio"] < 1 / game.networks.anonymizer.num_patches**2
+
+
+def test_a_sampled_game_still_teaches_the_scorers():
+    game = sampling_game()
+    loss, _ = game.anonymizer_loss(one_batch())
+    loss.backward()
+    assert all(gradients(scorer) > 0 for scorer in game.networks.anonymizer.score_predictor)

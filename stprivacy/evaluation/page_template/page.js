@@ -39,13 +39,15 @@ function hover(point) {
 function bars(points, axis) {
   const values = points.map((point) => at(point, axis));
   return {
-    type: "data", symmetric: false, thickness: 1.25, width: 5, visible: points.some((point) => point.seeds.length > 1),
+    type: "data", symmetric: false, thickness: 1.25, width: 5, visible: values.some(([, low, high]) => high > low),
     array: values.map(([mean, , high]) => high - mean), arrayminus: values.map(([mean, low]) => mean - low),
   };
 }
 
 function methodTraces() {
-  const methods = [...new Set(data.points.map((point) => point.method))];
+  const order = ["baseline", "raw", "learned"]; // what comes later lies on top
+  const sorted = [...data.points].sort((one, other) => order.indexOf(one.kind) - order.indexOf(other.kind));
+  const methods = [...new Set(sorted.map((point) => point.method))];
   const baselines = methods.filter((method) => data.points.find((point) => point.method === method).kind === "baseline");
   return methods.map((method) => {
     const points = data.points.filter((point) => point.method === method);
