@@ -28,7 +28,7 @@ def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recog
     params = load_params(params_file)
     shards = Path("data/shards") / params.dataset.name
     inputs = [shards, *([MODEL] if method == "stprivacy" else [])]
-    with timed(f"{stage}@{method}"), tracking.start(stage, params, method, inputs) as run:
+    with timed(stage if method == "raw" else f"{stage}@{method}"), tracking.start(stage, params, method, inputs) as run:
         from stprivacy.evaluation.judge import judge
         from stprivacy.evaluation.pictures import write_pictures
         from stprivacy.evaluation.results import keep_recognizers, write_results
