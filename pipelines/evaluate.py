@@ -34,7 +34,7 @@ def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recog
         from stprivacy.evaluation.results import keep_recognizers, write_results
         from stprivacy.training.distributed import cluster, run_tasks
 
-        with cluster(num_cpus=1):  # one for releases and attacks: a start costs seconds
+        with cluster(num_cpus=1, dashboard=False):  # one for releases and attacks: a start costs seconds
             found = judge(method, params, shards, MODEL, CACHE, run_tasks)
         metrics = write_results(found, params, RESULTS / method, raw)
         if recognizers:

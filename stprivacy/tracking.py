@@ -162,7 +162,7 @@ def child(parent: str, name: str, run_hash: str, about: dict[str, object]) -> It
         run = Run(client, found[0].info.run_id if found else client.create_run(experiment, run_name=name).info.run_id)
         inherited = {tag: value for tag, value in above.data.tags.items() if not tag.startswith("mlflow.")}
         run.tags(inherited | {"run_hash": run_hash, "mlflow.parentRunId": parent})
-        run.params(about)
+        run.params({name: f"{value:g}" for name, value in about.items()})
     with _until_ended(run):
         yield run
 

@@ -30,6 +30,7 @@ NOT_IN_THE_RESULT = {"num_workers", "micro_batch", "loader_processes"}
 WORKER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll, which every report waits for; 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it says every line twice
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # 60 by default, too few on a machine that is busy with something else
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in params.yaml are relative to the project's folder
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",  # DeepSpeed's use of torch
@@ -37,10 +38,10 @@ WORKER_ENVIRONMENT = {
 
 
 @contextmanager
-def cluster(num_cpus: int, show_workers: bool = True) -> Iterator[Any]:
+def cluster(num_cpus: int, show_workers: bool = True, dashboard: bool = True) -> Iterator[Any]:
     """Connect to the cluster of RAY_ADDRESS, or start one on this machine with at least `num_cpus` slots; left as it was found.
 
-    `show_workers`: what workers print appears here, too.
+    `show_workers`: what workers print appears here, too. `dashboard`: training runs want it, tasks start quicker without.
     """
     environment = Environment.read()
     address, variables = environment.ray_address, WORKER_ENVIRONMENT | {"MLFLOW_TRACKING_URI": environment.absolute_tracking_uri}
@@ -50,8 +51,8 @@ def cluster(num_cpus: int, show_workers: bool = True) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    # With the dashboard, whose State API tells Ray's cleaner of placement groups that a run is over.
-    local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    # The dashboard's State API tells Ray's cleaner of placement groups that a training run is over.
+    local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     where = {"address": address} if address else {"address": "local", **local}
     ray.init(log_to_driver=show_workers, logging_level=logging.WARNING, runtime_env={"env_vars": variables}, **where)
     try:
@@ -67,7 +68,7 @@ def run_tasks(function: Callable[..., Any], arguments: Sequence[tuple], num_cpus
     """
     if not arguments:
         return []
-    with cluster(num_cpus=1) as ray:
+    with cluster(num_cpus=1, dashboard=False) as ray:
         # DEFAULT: within a trial of Ray Tune a task would otherwise ask for CPUs of the trial's own placement group, which has none.
         remote = ray.remote(num_cpus=num_cpus, max_retries=2, scheduling_strategy="DEFAULT")(_single_threaded)
         remote = remote.options(name=function.__name__)

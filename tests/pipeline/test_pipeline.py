@@ -17,6 +17,7 @@ from tests.pipeline.conftest import EXPERIMENT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 EPOCH_OF_ATTACKER = re.compile(r"(\S+), ((?:action|privacy-\w+), seed \d+: epoch \d+) of at most")
+NOT_AGAIN = {"preprocess", "shard", "evaluate-raw"}
 EPOCH_OF_TRAINING = re.compile(r"(init|game) epoch (\d+) of \d+ done and saved")
 
 
@@ -24,9 +25,20 @@ def stages_run(output: str) -> set[str]:
     return set(re.findall(r"Running stage '([^']+)'", output))
 
 
+def stages_of(project) -> set[str]:
+    """All stages of dvc.yaml, as DVC calls them."""
+    methods = read_yaml(project.folder / "params.yaml")["evaluate"]["methods"]
+    names = read_yaml(project.folder / "dvc.yaml")["stages"].keys()
+    return {full for name in names for full in ([f"{name}@{method}" for method in methods] if name == "evaluate" else [name])}
+
+
 def changed(project) -> set[str]:
     """The stages that `dvc status` names."""
     return set(json.loads(project.dvc("status", "--json").stdout))
+
+
+def read_yaml(path) -> dict:
+    return YAML(typ="safe", pure=True).load(path.read_text())
 
 
 # ---------------------------------------------------------------------------------------------------- undisturbed
@@ -34,8 +46,8 @@ def changed(project) -> set[str]:
 
 def test_every_stage_leaves_its_outs(repro):
     project, output = repro
-    lock = YAML(typ="safe", pure=True).load((project.folder / "dvc.lock").read_text())["stages"]
-    assert stages_run(output) == lock.keys() == {"preprocess", "shard", "evaluate-raw", "train", "evaluate@blur", "evaluate@stprivacy"}
+    lock = read_yaml(project.folder / "dvc.lock")["stages"]
+    assert stages_run(output) == lock.keys() == stages_of(project)
     outs = {out["path"] for stage in lock.values() for out in stage["outs"]}
     assert outs >= {
         f"data/clips/{EXPERIMENT}", f"data/shards/{EXPERIMENT}", "models/recognizers", "models/anonymizer", "models/init",
@@ -78,13 +90,14 @@ def test_every_stage_is_a_finished_run_with_its_figures_in_mlflow(repro):
     project, _ = repro
     with closing(sqlite3.connect(project.folder / "mlflow.db")) as store:
         runs = store.execute("select e.name, r.name, r.status from runs r join experiments e using (experiment_id)").fetchall()
-        of_run = "from latest_metrics m join runs r using (run_uuid) where r.name = 'stprivacy'"
-        figures = dict(store.execute(f"select m.key, m.value {of_run} and m.key not like '%/%'").fetchall())
-        losses = store.execute("select step from metrics where key = 'loss/total' order by step").fetchall()
+        named = "m join runs r using (run_uuid) where r.name"
+        figures = dict(store.execute(f"select key, value from latest_metrics {named} = 'stprivacy' and key not like '%/%'").fetchall())
+        losses = store.execute(f"select step from metrics {named} = 'train' and key = 'loss/total' order by step").fetchall()
     names = {
         "preprocess": "data", "shard": "data", "raw": "evaluate", "train": "train", "blur": "evaluate", "stprivacy": "evaluate",
     }  # fmt: skip
-    assert sorted(runs) == sorted((f"stprivacy/{EXPERIMENT}/{kind}", name, "FINISHED") for name, kind in names.items())
+    assert set(runs) >= {(f"stprivacy/{EXPERIMENT}/{kind}", name, "FINISHED") for name, kind in names.items()}
+    assert {status for _, _, status in runs} == {"FINISHED"}
     metrics = json.loads((project.folder / "results" / "evaluate" / "stprivacy" / "metrics.json").read_text())
     privacy = metrics["privacy"]
     expected = {"action_top1": metrics["action"]["top1"], "privacy_cmap": privacy["cmap"], "privacy_f1": privacy["f1"]}
@@ -98,8 +111,7 @@ def test_the_table_and_where_the_time_went_can_be_shown(repro):
     assert shown.returncode == 0, shown.stdout
     assert [shown.stdout.count(name) for name in ("raw ", "blur ", "stprivacy ")] == [1, 1, 2]
     times = project.run(sys.executable, "-m", "stprivacy", "times").stdout
-    stages = ["preprocess", "shard", "evaluate-raw@raw", "train", "evaluate@blur", "evaluate@stprivacy"]
-    assert sorted(line.split()[0] for line in times.splitlines()) == sorted([*stages, "together"])
+    assert {line.split()[0].partition("@raw")[0] for line in times.splitlines()} == stages_of(project) | {"together"}
 
 
 def test_the_stages_left_no_process_behind(repro):
@@ -134,7 +146,9 @@ def test_another_privacy_weight_trains_and_evaluates_again_and_goes_on_after_a_k
     assert changed(copied) == set()
     copied.set("train.privacy_weight", 3.0)
     copied.set("train.game.epochs", 4)
-    assert changed(copied) == {"train"}
+    found = changed(copied)
+    assert "train" in found
+    assert not found & NOT_AGAIN
 
     repro = (sys.executable, "-m", "dvc", "repro", "train")
     before = copied.run_and_kill(repro, ready=lambda output: ("game", "2") in EPOCH_OF_TRAINING.findall(output))
@@ -153,7 +167,9 @@ def test_another_privacy_weight_trains_and_evaluates_again_and_goes_on_after_a_k
     with open(copied.folder / "results" / "train" / "history.csv", newline="") as file:
         rows = [(row["phase"], int(row["step"])) for row in csv.DictReader(file)]
     assert rows == [("game", step) for step in range(12)]
-    assert changed(copied) == {"evaluate@blur", "evaluate@stprivacy"}
+    found = changed(copied)
+    assert found >= {"evaluate@blur", "evaluate@stprivacy"}
+    assert not found & NOT_AGAIN
 
 
 # ---------------------------------------------------------------------------------------------------- kill -9
