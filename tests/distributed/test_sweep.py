@@ -38,12 +38,12 @@ class Driver:
     """A sweep in a process of its own."""
 
     def __init__(self, folder: Path, mark: str, num_cpus: int):
-        self.log, self.mark = folder / f"driver-{mark}.log", mark
+        self.log, self.mark = folder / f"driver-{mark}.log", f"{os.getpid()}-{mark}"  # a test run beside this one has marks, too
         root = Path(__file__).resolve().parents[2]
         # A RAY_ADDRESS of whoever runs the tests is not ours.
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {
-            MARK: mark,
+            MARK: self.mark,
             "PYTHONPATH": str(root),
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
             "PYTHONUNBUFFERED": "1",
@@ -82,7 +82,7 @@ def swept(tmp_path_factory):
         seen["finished"] = {
             path: path.stat().st_mtime_ns for path in (folder / ".cache/stprivacy/trials").rglob("*.*") if ".work" not in str(path)
         }
-        seen["running"] = processes("killed")
+        seen["running"] = processes(first.mark)
     finally:
         first.process.kill()
         first.process.wait()
@@ -145,7 +145,7 @@ def test_an_unfinished_trial_goes_on_from_its_checkpoint(swept):
 
 def test_the_killed_driver_had_workers_and_left_none(swept):
     assert any("RayTrainWorker" in command for command in swept["running"].values())
-    assert processes("killed") == processes("again") == {}
+    assert processes(f"{os.getpid()}-killed") == processes(f"{os.getpid()}-again") == {}
 
 
 def test_the_trials_are_children_of_one_parent_run(swept):

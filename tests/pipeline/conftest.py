@@ -1,5 +1,6 @@
 """The project in a folder of its own, where stages are really run, killed and started again."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -78,6 +79,13 @@ class Project:
             except psutil.Error:
                 continue
         return found
+
+    def kill(self, words: str) -> None:
+        """Kill -9 every process of this project whose command line has these words; one that ends by itself meanwhile is dead, too."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if words in " ".join(process.cmdline()):
+                    process.kill()
 
     def wait_until_alone(self, seconds: float) -> bool:
         """Do all processes of this project end by themselves?"""

@@ -109,7 +109,7 @@ def test_the_table_and_where_the_time_went_can_be_shown(repro):
     project, _ = repro
     shown = project.run(sys.executable, "-m", "stprivacy", "show")
     assert shown.returncode == 0, shown.stdout
-    assert [shown.stdout.count(name) for name in ("raw ", "blur ", "stprivacy ")] == [1, 1, 2]
+    assert [shown.stdout.count(f"│ {name} ") for name in ("raw", "blur", "stprivacy")] == [1, 1, 2]  # rows of the table
     times = project.run(sys.executable, "-m", "stprivacy", "times").stdout
     assert {line.split()[0].partition("@raw")[0] for line in times.splitlines()} == stages_of(project) | {"together"}
 
@@ -152,9 +152,7 @@ def test_another_privacy_weight_trains_and_evaluates_again_and_goes_on_after_a_k
 
     repro = (sys.executable, "-m", "dvc", "repro", "train")
     before = copied.run_and_kill(repro, ready=lambda output: ("game", "2") in EPOCH_OF_TRAINING.findall(output))
-    for process in copied.processes():  # dvc is gone; the stage that it had started must die as suddenly
-        if "pipelines.train" in " ".join(process.cmdline()):
-            process.kill()
+    copied.kill("pipelines.train")  # dvc is gone; the stage that it had started must die as suddenly
     assert copied.wait_until_alone(90), [process.cmdline() for process in copied.processes()]
 
     again = copied.run(*repro)
