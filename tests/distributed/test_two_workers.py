@@ -18,19 +18,20 @@ def on_workers(world_size, train, folder):
     return torch.load(folder / "metrics-0.pt", weights_only=True)
 
 
-def assert_same_game(ours, expected):
-    """Equal to rounding at first; a pixel that then rounds to another of the 256 levels moves the total of 6.5 by 3e-4."""
+def assert_same_game(ours, expected, first=2e-5):
+    """Equal to rounding in the `first` step. Then a pixel that rounds to another of the 256 levels turns a gradient by up to 1e-3 of its
+    length, which Adam's first updates make visible: the total of 3.3 moves by 1.5e-3."""
     assert len(ours) == len(expected)
     for step, (mine, theirs) in enumerate(zip(ours, expected, strict=True)):
         assert mine.keys() == theirs.keys()
-        tolerance = 2e-5 if step < 2 else 1e-3
+        tolerance = first if step < 1 else 3e-3
         for name, value in theirs.items():
             assert mine[name] == pytest.approx(value, abs=tolerance), f"step {step}, {name}"
 
 
 def test_the_closed_form_adversary_and_the_replay_take_part(alone):
-    assert alone[0]["loss/closed_form"] > 0
-    assert alone[-1]["turn0/attack/0-cnn3d/bce"] != alone[-1]["turn1/attack/0-cnn3d/bce"]
+    assert any(step["loss/closed_form"] > 0 for step in alone)
+    assert alone[-1]["turn0/attack/0-cnn3d/bce_replayed"] != alone[-1]["turn1/attack/0-cnn3d/bce_replayed"]
 
 
 @pytest.mark.parametrize("micro_batch", [4, 2])
