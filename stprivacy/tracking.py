@@ -119,8 +119,8 @@ class Run:
         plain = json.loads(about.read_text())
         digest = hashlib.md5(index.read_bytes()).hexdigest()[:8]  # the index holds a checksum of every clip
         schema = json.dumps({name: plain.get(name, []) for name in ("actions", "attributes")})
-        source = json.dumps({"uri": shards.as_posix()})
-        data = Dataset(plain.get("name", shards.name), digest, "local", source, schema=schema, profile=json.dumps(plain.get("num_videos", {})))
+        source, profile = json.dumps({"uri": shards.as_posix()}), json.dumps(plain.get("num_videos", {}))
+        data = Dataset(plain.get("name", shards.name), digest, "local", source, schema=schema, profile=profile)
         self.client.log_inputs(self.id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
 
 
