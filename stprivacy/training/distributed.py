@@ -7,6 +7,7 @@ the same command after a kill finds them and goes on.
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,11 +55,21 @@ def cluster(num_cpus: int, show_workers: bool = True, dashboard: bool = True) ->
     # The dashboard's State API tells Ray's cleaner of placement groups that a training run is over.
     local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     where = {"address": address} if address else {"address": "local", **local}
+    if not address:
+        # Workers are told their own cluster: Ray's cleaner would look for any on this machine, miss its run in another's, and end it.
+        os.environ["RAY_GCS_SERVER_PORT"] = port = str(_free_port())
+        variables["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
     ray.init(log_to_driver=show_workers, logging_level=logging.WARNING, runtime_env={"env_vars": variables}, **where)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def run_tasks(function: Callable[..., Any], arguments: Sequence[tuple], num_cpus: float = 1) -> list[Any]:

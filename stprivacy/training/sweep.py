@@ -5,6 +5,7 @@ as their training workers find CPUs, and none waits for what another trial's dri
 files: a sweep that was killed starts a new Tune experiment, in which every trial that had ended is found done.
 """
 
+import logging
 import os
 import shutil
 from collections import Counter
@@ -86,15 +87,16 @@ def _tune(params: Params, sources: Sources, made_from: str, folder: Path, at_a_t
     """All trials, in the order in which they were proposed."""
     # Ray Tune's own tables, log files and handling of Ctrl-C would be in the way of ours.
     os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"})
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it misses those log files
     shutil.rmtree(folder / "tune", ignore_errors=True)
-    space = open_space(params.sweep, params.train.seed, folder)
+    suggestions = Suggestions(open_space(params.sweep, params.train.seed, folder))
     function = tune.with_parameters(play_trial, params=params, sources=sources, made_from=made_from, parent_run=parent_run)
     with Lines() as lines:
         watcher = Watcher(lines)
         tune.Tuner(
             tune.with_resources(function, {"memory": 2**20}),  # no CPU: {"CPU": 0} is refused, and nothing at all means one
             tune_config=tune.TuneConfig(
-                search_alg=Suggestions(space),
+                search_alg=suggestions,
                 num_samples=params.sweep.num_trials * len(params.sweep.seeds),
                 max_concurrent_trials=at_a_time,
                 trial_name_creator=lambda trial: Configuration(**trial.config).name,
@@ -110,7 +112,7 @@ def _tune(params: Params, sources: Sources, made_from: str, folder: Path, at_a_t
         ).fit()
     return [
         Ended(Trial.of(configuration, params, sources, made_from), *watcher.ended.get(configuration.name, _UNKNOWN))
-        for configuration in watcher.started
+        for configuration in suggestions.made
     ]
 
 
@@ -134,6 +136,7 @@ class Suggestions(Searcher):
     def __init__(self, space: Space):
         super().__init__()
         self.space = space
+        self.made: list[Configuration] = []
         self.open: dict[str, Configuration] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -142,6 +145,7 @@ class Suggestions(Searcher):
             self.open[trial_id] = next(self.space)
         except StopIteration:
             return Searcher.FINISHED
+        self.made.append(self.open[trial_id])
         return asdict(self.open[trial_id])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -162,14 +166,10 @@ class Watcher(tune.Callback):
 
     def __init__(self, lines: "Lines"):
         self.lines = lines
-        self.started: list[Configuration] = []
         self.ended: dict[str, tuple[Outcome, str]] = {}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        configuration = Configuration(**trial.config)
-        if configuration not in self.started:
-            self.started.append(configuration)
-        self.lines.show(configuration.name, "starts")
+        self.lines.show(Configuration(**trial.config).name, "starts")
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
         name = Configuration(**trial.config).name
@@ -178,7 +178,7 @@ class Watcher(tune.Callback):
             self.ended[name] = outcome, result["run_id"]
             self.lines.show(name, said_of(outcome))
         elif "attacking" in result:
-            self.lines.show(name, f"attacked afresh at {result['attacking']} kept shares")
+            self.lines.show(name, f"attacked afresh, kept shares: {result['attacking']}")
         elif "epoch" in result:
             self.lines.show(name, f"epoch {result['epoch']:.0f}, action loss {result['loss/action']:.3f}, kept {result['keep/share']:.2f}")
 

@@ -3,8 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,12 +16,14 @@ from stprivacy.training.trial import Sources
 from tests.unit.evaluation_files import ACTIONS, ATTRIBUTES, CLIP, SIZES, noise_clips, random_labels, tiny_params, write_dataset
 
 OUTPUTS = {"results": Path("results/sweep"), "models": Path("models/sweep")}
+EPOCHS, STEPS = 8, 3
+"""Epochs of a trial, and steps of an epoch."""
 NO_LOSS = 1e60
 """A privacy weight with which the loss is infinite from the first step on."""
 
 
 def tiny_sweep() -> Params:
-    """Three trials of two epochs, the last of which must fail; a few seconds each, beside what starting Ray Train takes."""
+    """Three trials, the last of which must fail; a few seconds each, beside what starting Ray Train takes."""
     params = tiny_params(kinds=("cnn2d",), min_epochs=1, max_epochs=1)
     adversaries = (Adversary(kind="cnn2d", start="raw", replay=2),)
     game = params.train.game.model_copy(
@@ -37,7 +37,7 @@ def tiny_sweep() -> Params:
         update={
             "train": params.train.model_copy(update={"global_batch": 8, "micro_batch": 8, "game": game}),
             "pareto": params.pareto.model_copy(update={"kept_shares": (0.25,)}),
-            "sweep": Sweep(kept_share=(0.5,), privacy_weight=(1.0, 2.0, NO_LOSS), epochs=2, hopeless=100.0),
+            "sweep": Sweep(kept_share=(0.5,), privacy_weight=(1.0, 2.0, NO_LOSS), epochs=EPOCHS, hopeless=100.0),
         }
     )
 
@@ -57,33 +57,13 @@ def write_sources(folder: Path) -> None:
     (folder / "raw.json").write_text(json.dumps({"privacy": {"cmap": 0.9}}))
 
 
-@contextmanager
-def ray_of(num_cpus: int) -> Iterator[None]:
-    """Ray with as many CPUs as the test says, whatever the machine has; one CPU is one trial at a time."""
-    import ray
-
-    variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_CHDIR_TO_TRIAL_DIR": "0", "OMP_NUM_THREADS": "1"}
-    os.environ.update(variables)
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        log_to_driver=False,
-        include_dashboard=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": variables},
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def main(folder: Path, num_cpus: int) -> None:
     from stprivacy.training.sweep import sweep
 
+    os.cpu_count = lambda: num_cpus  # the size of the cluster that starts here; one CPU is one trial at a time
     params = tiny_sweep()
     sources = Sources(folder / "shards", folder / "recognizers", folder / "init", folder / "raw.json", folder / ".cache" / "stprivacy")
-    with ray_of(num_cpus), tracking.start("sweep", params, "sweep") as run:
+    with tracking.start("sweep", params, "sweep") as run:
         counts = sweep(params, sources, OUTPUTS, run)
     print("ended:", dict(counts), flush=True)
 

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from stprivacy.models.anonymizer import Anonymizer
 from stprivacy.models.checkpoints import save_model
 from stprivacy.training.recorder import Progress
 from stprivacy.training.space import Configuration
-from stprivacy.training.sweep import TRIAL_COLUMNS, Ended, sweep_hash, trial_row, trials_at_a_time, write_outputs
+from stprivacy.training.sweep import TRIAL_COLUMNS, Ended, Suggestions, sweep_hash, trial_row, trials_at_a_time, write_outputs
 from stprivacy.training.trial import Outcome, Sources, Trial, carry_out, trial_params
 from tests.unit.evaluation_files import noise_clips, one_by_one, random_labels, tiny_params, write_dataset
 
@@ -123,6 +124,27 @@ def test_as_many_trials_at_a_time_as_find_workers(resources, num_workers, expect
 def test_a_trial_that_can_never_run_is_refused_before_any_starts():
     with pytest.raises(UserError, match=r"sweep\.num_workers = 3: more than the cluster's 2 CPUs"):
         trials_at_a_time({"CPU": 2.0}, 3)
+
+
+def test_ray_tune_gets_the_space_s_proposals_in_order_and_tells_it_what_finished_trials_found():
+    class Told:
+        left = iter([CONFIGURATION, replace(CONFIGURATION, seed=8)])
+        found: ClassVar = {}
+
+        def __next__(self):
+            return next(self.left)
+
+        def tell(self, configuration, found):
+            self.found[configuration.seed] = found
+
+    space = Told()
+    suggestions = Suggestions(space)
+    assert [suggestions.suggest(name) for name in ("a", "b")] == [asdict(CONFIGURATION), asdict(replace(CONFIGURATION, seed=8))]
+    assert suggestions.suggest("c") == "FINISHED"
+    suggestions.on_trial_complete("b", {"status": "finished", "figures/val_action_top1": 0.9, "figures/val_leak": 0.1})
+    suggestions.on_trial_complete("a", {"status": "stopped"})
+    assert space.found == {8: (0.9, 0.1), 7: None}
+    assert [configuration.seed for configuration in suggestions.made] == [7, 8]
 
 
 # ------------------------------------------------------------------------------------------------------- how a trial ends
