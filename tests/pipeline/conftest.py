@@ -121,6 +121,7 @@ def made_project(folder: Path) -> Iterator[Project]:
     shutil.copy(folder / "params" / f"{EXPERIMENT}.yaml", folder / "params.yaml")
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     with ended(Project(folder)) as project:
+        project.set("sweep.num_trials", 1)  # tests/distributed has a sweep of several
         yield project
 
 

@@ -153,7 +153,6 @@ def test_another_privacy_weight_trains_and_evaluates_again_and_goes_on_after_a_k
     repro = (sys.executable, "-m", "dvc", "repro", "train")
     before = copied.run_and_kill(repro, ready=lambda output: ("game", "2") in EPOCH_OF_TRAINING.findall(output))
     copied.kill("pipelines.train")  # dvc is gone; the stage that it had started must die as suddenly
-    assert copied.wait_until_alone(90), [process.cmdline() for process in copied.processes()]
 
     again = copied.run(*repro)
     assert again.returncode == 0, again.stdout
@@ -168,6 +167,7 @@ def test_another_privacy_weight_trains_and_evaluates_again_and_goes_on_after_a_k
     found = changed(copied)
     assert found >= {"evaluate@blur", "evaluate@stprivacy"}
     assert not found & NOT_AGAIN
+    assert copied.wait_until_alone(90), [process.cmdline() for process in copied.processes()]
 
 
 # ---------------------------------------------------------------------------------------------------- kill -9
@@ -176,7 +176,6 @@ def test_another_privacy_weight_trains_and_evaluates_again_and_goes_on_after_a_k
 def test_preprocess_goes_on_after_a_kill_and_decodes_nothing_twice(fresh, repro):
     decoded = lambda: {path: path.stat().st_mtime_ns for path in fresh.folder.glob(".cache/stprivacy/clips-*/*.npy")}  # noqa: E731
     fresh.run_and_kill((sys.executable, "-m", "pipelines.preprocess"), ready=lambda _: len(decoded()) >= 5)
-    assert fresh.wait_until_alone(60)
     before = decoded()
     again = fresh.stage("preprocess")
     assert again.returncode == 0, again.stdout
@@ -195,7 +194,6 @@ def test_evaluate_raw_goes_on_after_a_kill_with_the_same_table(fresh, repro):
     shutil.copy(repro[0].folder / "mlflow.db", fresh.folder / "mlflow.db")  # a migrated store; making one takes seconds
     command = (sys.executable, "-m", "pipelines.evaluate_raw")
     before = fresh.run_and_kill(command, ready=lambda output: EPOCH_OF_ATTACKER.search(output) is not None)
-    assert fresh.wait_until_alone(90), [process.cmdline() for process in fresh.processes()]
     assert not (fresh.folder / "results" / "evaluate" / "raw" / "metrics.json").exists()
     again = fresh.stage("evaluate_raw")
     assert again.returncode == 0, again.stdout
@@ -207,3 +205,4 @@ def test_evaluate_raw_goes_on_after_a_kill_with_the_same_table(fresh, repro):
         assert (mine / "results/evaluate/raw" / name).read_text() == (undisturbed / "results/evaluate/raw" / name).read_text()
     for path in (undisturbed / "models" / "recognizers").iterdir():
         assert (mine / "models" / "recognizers" / path.name).read_bytes() == path.read_bytes()
+    assert fresh.wait_until_alone(90), [process.cmdline() for process in fresh.processes()]
