@@ -155,8 +155,9 @@ def test_scores_order_tokens_as_the_authors_do(pair):
         torch.testing.assert_close(mine(tokens, keep).log_softmax(-1), others(tokens, keep[..., None]), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("align", [True, False])
-def test_the_vit_recognizer_is_the_authors(authors, align):
+@pytest.fixture
+def vits(authors):
+    """The authors' recognizer and ours with its weights."""
     torch.manual_seed(0)
     theirs = authors[1].VisionTransformer(
         img_size=64, patch_size=16, num_classes=7, embed_dim=48, depth=3, num_heads=3, mlp_ratio=4, qkv_bias=True,
@@ -165,7 +166,22 @@ def test_the_vit_recognizer_is_the_authors(authors, align):
     shake(theirs)
     ours = VideoTransformer(7, Recognizers(vit_width=48, vit_depth=3, vit_num_heads=3, vit_tubelet=(2, 16, 16)), CLIP)
     load_state(from_authors(theirs.state_dict(), ours), ours, "theirs")
+    return theirs, ours
+
+
+@pytest.mark.parametrize("align", [True, False])
+def test_the_vit_recognizer_is_the_authors(vits, align):
+    theirs, ours = vits
     torch.testing.assert_close(ours(CLIPS), theirs(CLIPS, torch.ones(2, 64, 1), align=align), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [(20, 20), (20, 33)], ids=["as many in every clip", "more in one"])
+def test_the_vit_recognizer_sees_of_a_release_what_the_authors_does_that_is_told_what_was_dropped(vits, kept):
+    theirs, ours = vits
+    keep = torch.stack([(torch.randperm(64) < count).float() for count in kept])
+    released = CLIPS * expand_keep(keep.view(2, 4, 16), (2, 16, 16), (64, 64))
+    told = theirs(released, keep[..., None], align=kept[0] == kept[1])
+    torch.testing.assert_close(ours(released), told, atol=1e-4, rtol=0)
 
 
 def test_a_file_of_the_authors_weights_starts_ours(pair, tmp_path):

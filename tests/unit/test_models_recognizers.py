@@ -38,6 +38,17 @@ def test_a_clip_s_answer_does_not_depend_on_its_neighbours(kind):
     torch.testing.assert_close(network(make_clips())[1:2], network(make_clips()[1:2]), atol=1e-5, rtol=1e-5)
 
 
+def test_a_vit_does_not_look_at_constant_tubelets_whatever_their_colour():
+    network, clips = build("vit"), make_clips()
+    for constant in (0.0, 0.5):
+        clips[1, :, 2:, :8, 16:24] = constant
+        answer = network(clips)
+        if constant:
+            torch.testing.assert_close(answer, before, atol=1e-6, rtol=1e-6)
+        before = answer
+    assert torch.isfinite(network(torch.zeros_like(clips))).all()  # nothing but constants: it is looked at whole
+
+
 @pytest.mark.parametrize("kind", ["cnn3d", "cnn2d"])
 @given(st.integers(1, 9), st.integers(16, 50))
 @settings(max_examples=12, deadline=None)
