@@ -1,11 +1,13 @@
-"""Stage shard: pack clips into tar shards with an index of offsets and checksums."""
+"""Stage shard: pack clips into tar shards with an index of offsets and checksums; with STPRIVACY_STORAGE set, send what is new there."""
 
 import argparse
 from pathlib import Path
 
 from stprivacy import tracking
 from stprivacy.config import PARAMS_FILE, load_params
+from stprivacy.data.storage import configured_url, open_storage, put_folder
 from stprivacy.errors import exit_with_one_line
+from stprivacy.stages import folder_md5
 from stprivacy.times import timed
 
 
@@ -20,6 +22,10 @@ def main() -> None:
 
         counts = write_shards(clips, target, params.shard.max_megabytes)
         run.metrics({name: float(value) for name, value in counts.items()})
+        if configured_url():
+            storage = open_storage()
+            new = put_folder(storage, target, folder_md5(target).removesuffix(".dir"), progress=True)  # as a job's inputs are named
+            print(f"{storage.url}: {new} of {counts['shards'] + 2} files were new")  # index and dataset.json beside the shards
     print(f"{target}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
 
 

@@ -4,6 +4,7 @@ F frames of a video, T frames of a clip, V views, S side of a clip, A attributes
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from stprivacy.config import Clip
+from stprivacy.data.fetched import FetchedShards
 from stprivacy.data.shards import read_index
+from stprivacy.data.storage import left_out
 from stprivacy.errors import UserError
 from stprivacy.randomness import keyed_seed
 
@@ -36,7 +39,10 @@ class DatasetInfo:
 
 
 class ShardReader:
-    """One split of a data set: labels in memory, frames read from tar shards at an offset, without unpacking."""
+    """One split of a data set: labels in memory, frames read from tar shards at an offset, without unpacking.
+
+    Shards that were left in the storage come to this node's cache, each once and ahead of use, in the order that `fetch_ahead` names.
+    """
 
     def __init__(self, folder: Path, split: str):
         self.folder, self.info = folder, DatasetInfo.read(folder)
@@ -47,9 +53,17 @@ class ShardReader:
         self.actions = np.array([row["action"] for row in self.rows], dtype=np.int64)
         self.attributes = np.array([row["attributes"] for row in self.rows], dtype=np.float32)
         self.num_frames = np.array([row["num_frames"] for row in self.rows], dtype=np.int64)
+        elsewhere = left_out(folder)
+        self.fetched = FetchedShards(elsewhere) if elsewhere else None
+        self.fetch_ahead(range(len(self)))
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fetch_ahead(self, indices: Iterable[int]) -> None:
+        """Videos `indices` will be read, in this order: bring their shards here meanwhile, where they aren't."""
+        if self.fetched:
+            self.fetched.fetch_ahead(self.rows[index]["shard"] for index in indices)
 
     def read(self, index: int, start: int, num_frames: int) -> np.ndarray:
         """Frames `start` … `start + num_frames` − 1 of video `index`, uint8 (T, H, W, 3); a shorter video is looped.
@@ -62,7 +76,7 @@ class ShardReader:
         first = row["offset"] + row["length"] - row["num_frames"] * frame_bytes  # behind the .npy header
         whole = start + num_frames > row["num_frames"]
         begin, count = (0, row["num_frames"]) if whole else (start, num_frames)
-        with open(self.folder / row["shard"], "rb") as shard:
+        with self.fetched.open(row["shard"]) if self.fetched else open(self.folder / row["shard"], "rb") as shard:
             shard.seek(first + begin * frame_bytes)
             pixels = np.fromfile(shard, np.uint8, count * frame_bytes)
         if len(pixels) < count * frame_bytes:
@@ -107,18 +121,25 @@ class ClipViews(Dataset):
 
     def __getitem__(self, index: int) -> np.ndarray:
         """uint8 (V, T, S, S, 3) with V = num_clips · num_crops."""
+        size, views, read_from = self.clip.size, [], -1
+        for start, top, left in self.places(index):
+            if start != read_from:  # the crops of a window follow one another
+                frames, read_from = self.reader.read(index, start, self.clip.num_frames), start
+            views.append(frames[:, top : top + size, left : left + size])
+        return np.stack(views)
+
+    def places(self, index: int) -> list[tuple[int, int, int]]:
+        """First frame, top row and left column of each view."""
+        row, size = self.reader.rows[index], self.clip.size
+        height, width = row["height"], row["width"]
         spare = max(0, int(self.reader.num_frames[index]) - self.clip.num_frames)
         centres = (np.arange(self.num_clips) + 0.5) / self.num_clips
-        size, views = self.clip.size, []
-        for start in np.round(centres * spare).astype(int):
-            frames = self.reader.read(index, int(start), self.clip.num_frames)
-            height, width = frames.shape[1:3]
-            along = [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops)
-            for place in along:
-                top = int((height - size) * (place if height > width else 0.5))
-                left = int((width - size) * (place if width >= height else 0.5))
-                views.append(frames[:, top : top + size, left : left + size])
-        return np.stack(views)
+        along = [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops)
+        corners = [
+            (int((height - size) * (place if height > width else 0.5)), int((width - size) * (place if width >= height else 0.5)))
+            for place in along
+        ]
+        return [(int(start), top, left) for start in np.round(centres * spare).astype(int) for top, left in corners]
 
 
 def epoch_order(num_clips: int, seed: int, epoch: int) -> np.ndarray:

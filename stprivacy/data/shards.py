@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from stprivacy.data.storage import left_out
 from stprivacy.errors import UserError
 
 INDEX = "index.jsonl"
@@ -76,16 +77,17 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the index. Raises UserError when it is missing or a shard is shorter than it says."""
+    """The rows of the index. Raises UserError when it is missing or a shard, here or left in the storage, is shorter than it says."""
     path = folder / INDEX
     if not path.exists():
         raise UserError(f"{path}: no such file; run `dvc repro shard`")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     needed: dict[str, int] = {}
+    elsewhere = left_out(folder)
     for row in rows:
         needed[row["shard"]] = max(needed.get(row["shard"], 0), row["offset"] + row["length"])
     for shard, size in needed.items():
-        found = (folder / shard).stat().st_size if (folder / shard).exists() else 0
+        found = (folder / shard).stat().st_size if (folder / shard).exists() else elsewhere[shard].bytes if shard in elsewhere else 0
         if found < size:
             raise UserError(f"{folder / shard}: {found} bytes, its index needs {size}; cut short or missing: run `dvc repro -f shard`")
     return rows

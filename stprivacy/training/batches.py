@@ -40,6 +40,7 @@ class GlobalBatches:
         order = [(i, int(index)) for i in passes for index in epoch_order(len(self.clips.reader), self.train.seed, i)]
         first = self.rank * self.share
         mine = [order[s * self.train.global_batch :][first : first + self.share] for s in range(self.steps_per_epoch)]
+        self.clips.reader.fetch_ahead(index for step in mine for _, index in step)
         loader = DataLoader(self.clips, batch_sampler=mine, num_workers=self.train.loader_processes, pin_memory=self.device.type == "cuda")
         for step, items in enumerate(loader, start=epoch * self.steps_per_epoch):
             yield self._parts(items, step)

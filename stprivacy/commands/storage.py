@@ -1,0 +1,61 @@
+"""`stprivacy purge`: what was made of a data set's videos, removed wherever it is kept. Imports wait until the command runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stprivacy.errors import UserError
+
+if TYPE_CHECKING:
+    from stprivacy.data.purge import Removal
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--raw", is_flag=True, help="Also remove the folder of your own videos (dataset.source). Needs --yes.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def purge(name: str | None, raw: bool, yes: bool) -> None:
+    """Remove what was made of the videos of data set NAME (default: that of params.yaml): clips, shards, caches.
+
+    Here, in DVC's cache and, with STPRIVACY_STORAGE set, in the storage, where nothing may be uploading meanwhile. It shows what there is
+    and asks first. Models, results and what MLflow holds stay; docs/security.md says what of them shows people.
+
+    \b
+    stprivacy purge                    show, ask, remove
+    stprivacy purge weizmann --yes
+    stprivacy purge --raw --yes        the videos themselves, too
+    """
+    from stprivacy.config import load_params
+    from stprivacy.data.purge import dvc_settings, of_folder, raw_source, removals
+    from stprivacy.data.storage import configured_url, open_storage
+
+    project = Path()
+    dataset = load_params().dataset if raw or name is None else None
+    if raw and not yes:
+        raise UserError("--raw: removes videos that nothing here can make again; say --yes as well")
+    if raw and dataset and name not in (None, dataset.name):
+        raise UserError(f"--raw: params.yaml is about {dataset.name}, not {name}; `stprivacy params use` changes that")
+    name = name or (dataset.name if dataset else "")
+    found = removals(name, project, open_storage() if configured_url() else None)
+    if raw and dataset:
+        found.append(of_folder(raw_source(dataset.source, project)))
+    if not found:
+        click.echo(f"{name}: nothing to remove")
+    else:
+        _show(found, "would remove" if not yes else "removes")
+        if not yes:
+            click.confirm("remove all of it?", abort=True)
+        for removal in found:
+            removal.remove()
+        click.echo(f"{name}: removed {sum(one.files for one in found)} files, {sum(one.bytes for one in found) / 1e6:.1f} MB")
+    for remote in dvc_settings(project)[1]:
+        click.echo(
+            f"note: DVC's remote {remote} may hold copies: `dvc gc --workspace --cloud --remote {remote}` removes there what this "
+            "folder's dvc.lock doesn't name; take the data set out of it first, by `dvc repro` with another"
+        )
+
+
+def _show(found: list["Removal"], verb: str) -> None:
+    for one in found:
+        click.echo(f"{verb} {one.place}: {one.files} files, {one.bytes / 1e6:.1f} MB")

@@ -1,0 +1,168 @@
+"""What this project has made of a data set's videos, wherever it keeps it, and its removal.
+
+Frames are in the clips, in the shards, in the cache (rendered videos, decoded frames, releases: raw ones among them), in DVC's cache, in
+the storage and in this node's cache of it. A listing there (a tree, a `.dir` file of DVC's) names no data set, but its `dataset.json` does.
+"""
+
+import configparser
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stprivacy.data.cache import NodeCache
+from stprivacy.data.storage import OBJECTS, TREES, Entry, Storage, read_tree, told
+from stprivacy.errors import UserError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+CACHED = ("clips-*", "vp-synth-*", "evaluate", "trials/*.work")
+"""Of .cache/stprivacy. They are named by hashes, so all of them go, those of other data sets, too: those are made again when needed."""
+KEPT_RELEASES = re.compile(r"runs/(evaluate|.*/released)/.*")
+"""Trees of releases that jobs have kept: those of the method `raw` are raw clips."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that goes: what a person calls its place, how much it is, and how it is removed."""
+
+    place: str
+    files: int
+    bytes: int
+    remove: Callable[[], None]
+
+
+def removals(name: str, project: Path, storage: Storage | None) -> list[Removal]:
+    """All that is there of the data set `name`, raw videos not among it. Nothing is removed until somebody calls `remove`.
+
+    Raises UserError for a name that no data set can have: it becomes a part of paths.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name}: no name of a data set (small letters, digits and -); dataset.name in params.yaml says it")
+    folders = [project / kind / part for kind in ("data/clips", "data/shards") for part in (name, f".{name}.part")]
+    cache = project / ".cache/stprivacy"
+    folders += [path for pattern in CACHED for path in sorted(cache.glob(pattern))]
+    found = [of_folder(folder) for folder in folders if folder.exists()]
+    found += _of_dvc(name, project)
+    if storage:
+        found += _of_storage(name, storage)
+    return found
+
+
+def of_folder(folder: Path) -> Removal:
+    """A folder, and, where it is a link, what it leads to."""
+    place, sizes = folder.resolve(), [path.stat().st_size for path in _files(folder)]
+
+    def remove() -> None:
+        with told(place):
+            shutil.rmtree(place)
+            if folder.is_symlink():
+                folder.unlink()
+
+    shown = str(folder) if place == folder.absolute() else f"{folder} → {place}"
+    return Removal(shown, len(sizes), sum(sizes), remove)
+
+
+def raw_source(source: str, project: Path) -> Path:
+    """The folder of a person's videos, for `of_folder`. Raises UserError when it isn't one, or holds more than videos."""
+    folder = project / source
+    if not folder.is_dir():
+        raise UserError(f"dataset.source = {source}: no folder of videos; leave --raw out")
+    place = folder.resolve()
+    if place in (project.resolve(), *project.resolve().parents, Path.home().resolve(), *Path.home().resolve().parents):
+        raise UserError(f"dataset.source = {source}: that is {place}, which holds more than videos; remove the videos by hand")
+    return folder
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _of_files(place: str, files: Iterable[Path]) -> list[Removal]:
+    """Single files; no removal where there are none."""
+    paths = [path for path in files if path.is_file()]
+    sizes = [path.stat().st_size for path in paths]
+
+    def remove() -> None:
+        with told(Path(place)):
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+    return [Removal(place, len(paths), sum(sizes), remove)] if paths else []
+
+
+# ------------------------------------------------------------------------------------------------ DVC's cache
+
+
+def dvc_settings(project: Path) -> tuple[Path, list[str]]:
+    """DVC's cache folder and the names of its remotes, as .dvc/config and config.local say them."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([project / ".dvc/config", project / ".dvc/config.local"])
+    sections = [section.strip("'") for section in config.sections()]
+    remotes = [section.removeprefix("remote ").strip('"') for section in sections if section.startswith("remote ")]
+    return project / ".dvc" / config.get("cache", "dir", fallback="cache"), remotes
+
+
+def _of_dvc(name: str, project: Path) -> list[Removal]:
+    """Listings of this data set, of now and of earlier, and the objects that no other listing names."""
+    objects = dvc_settings(project)[0] / "files/md5"
+    listings = {path: _listed(path) for path in sorted(objects.glob("??/*.dir"))}
+    ours = [path for path, listed in listings.items() if _is_ours(listed, name, lambda md5: _object(objects, md5).read_bytes())]
+    others = {md5 for path, listed in listings.items() if path not in ours for md5 in listed.values()}
+    gone = {md5 for path in ours for md5 in listings[path].values()} - others
+    return _of_files(f"{objects} (DVC's cache)", [*ours, *(_object(objects, md5) for md5 in sorted(gone))])
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """Path → MD5 of what a `.dir` file lists."""
+    return {row["relpath"]: row["md5"] for row in json.loads(path.read_text())}
+
+
+def _object(objects: Path, md5: str) -> Path:
+    return objects / md5[:2] / md5[2:]
+
+
+def _is_ours(listed: dict[str, str], name: str, read: Callable[[str], bytes]) -> bool:
+    """Is it a listing of clips or shards of the data set? One whose `dataset.json` is lost could be anybody's, and stays."""
+    if "dataset.json" not in listed or not {"index.jsonl", "manifest.jsonl"} & listed.keys():
+        return False
+    try:
+        return bool(json.loads(read(listed["dataset.json"]))["name"] == name)
+    except (FileNotFoundError, UserError, ValueError, KeyError):
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ the storage
+
+
+def _of_storage(name: str, storage: Storage) -> list[Removal]:
+    """Trees of this data set and kept releases; every object that no other tree names; what this node has cached of them.
+
+    An upload that was broken off leaves objects without a tree, of which nobody knows whose they are: they go, too.
+    """
+    trees = _trees(storage)
+    ours = [key for key, tree in trees.items() if KEPT_RELEASES.fullmatch(key) or _tree_is_ours(tree, name, storage)]
+    named = {entry.sha256 for key, tree in trees.items() if key not in ours for entry in tree.values()}
+    objects = {key: size for key, size in storage.list(OBJECTS).items() if key.removeprefix(f"{OBJECTS}/") not in named}
+    cached = NodeCache.of_this_node().folder
+    gone = [cached / key.removeprefix(f"{OBJECTS}/") for key in objects]
+    found = _of_files(f"{cached} (this node's cache)", gone)
+    if not ours and not objects:
+        return found
+
+    def remove() -> None:
+        for key in (*(f"{TREES}/{key}.json" for key in ours), *objects):  # trees first: none may name what is gone
+            storage.delete(key)
+
+    return [*found, Removal(storage.url, len(ours) + len(objects), sum(objects.values()), remove)]
+
+
+def _trees(storage: Storage) -> dict[str, dict[str, Entry]]:
+    keys = [key.removeprefix(f"{TREES}/").removesuffix(".json") for key in storage.list(TREES)]
+    return {key: read_tree(storage, key) for key in keys}
+
+
+def _tree_is_ours(tree: dict[str, Entry], name: str, storage: Storage) -> bool:
+    sums = {path: entry.sha256 for path, entry in tree.items()}
+    return _is_ours(sums, name, lambda sha256: storage.get_bytes(f"{OBJECTS}/{sha256}"))
