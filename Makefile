@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help setup repro ui test bench lint readme lock clean
+.PHONY: help setup repro ui services services-stop test bench lint readme lock clean
 
 EXTRAS ?= dev
 BIN := $(CURDIR)/.venv/bin
@@ -26,7 +26,7 @@ STAMP := .venv/installed-$(LOCK)-$(EXTRAS)
 help:  ## this list
 	@echo "Two commands are enough:  make repro   and   make test"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 	@echo
 	@echo "Another data set:  .venv/bin/stprivacy params use weizmann && make repro      The command line:  .venv/bin/stprivacy --help"
 
@@ -53,7 +53,17 @@ $(STAMP):
 	DS_BUILD_OPS=0 $$pip --no-build-isolation deepspeed
 	echo "setup: everything else"
 	$$pip --no-build-isolation --editable ".[$(EXTRAS)]"
-	# A browser for tests/browser. What is missing there skips its tests by name, so it stops nothing here.
+	# Postgres for `make services` and tests/services, and a browser for tests/browser. What is missing skips its tests by name, so it
+	# stops nothing here.
+	if [[ ",$(EXTRAS)," == *,dev,* ]] && ! compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null && ! command -v initdb > /dev/null; then
+		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+			echo "setup: Postgres, for make services"
+			apt="apt-get -qq --no-install-recommends -o Dpkg::Use-Pty=0 install -y postgresql"
+			{ $$apt || { apt-get -qq update && $$apt; } } > /dev/null 2>&1 || echo "setup: Postgres could not be installed; make services won't work"
+		else
+			echo "setup: no Postgres here, so make services won't work; for it: apt-get install postgresql"
+		fi
+	fi
 	if [[ ",$(EXTRAS)," == *,dev,* ]] && ! command -v chromium chromium-browser google-chrome > /dev/null; then
 		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
 			echo "setup: chromium, for tests in a browser"
@@ -73,16 +83,23 @@ repro: setup  ## the whole pipeline (dvc repro), what came out of it, and where 
 ui: setup  ## MLflow's UI on this folder's store, and where in it the front is (PORT=5001 for another port)
 	@stprivacy ui
 
+services: setup  ## MLflow on Postgres and S3, with a password, on loopback (SERVICES=--ray for two Ray nodes as well; docs/services.md)
+	@stprivacy services start $(SERVICES)
+
+services-stop: setup  ## end them; their data stay
+	@stprivacy services stop
+
 test: setup  ## all tests, slowest named at the end (PYTEST="-k words" for some)
 	@python -m pytest $(PYTEST)
 
 bench: setup  ## speed beside the authors' modules, in one run (STPRIVACY_REFERENCE names their folder)
 	@python -m benchmarks.run
 
-lint: setup  ## ruff, mypy and codespell
+lint: setup  ## ruff, mypy, codespell, and infra/ by tools that know its files
 	@ruff check .
 	mypy
 	codespell
+	python -m infra.check
 
 readme: setup  ## put the last run's table and picture into README.md and docs/
 	@stprivacy show --into README.md --figure docs/released.png

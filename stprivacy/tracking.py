@@ -7,6 +7,7 @@ started again goes on in the same run, found by the hash of its configuration.
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,19 +16,21 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-
 from stprivacy.config import Environment, Params, config_hash
-from stprivacy.errors import UserError
+from stprivacy.config.job import JobEnvironment
+from stprivacy.errors import RunError, UserError
+from stprivacy.stages import recorded
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-EXPERIMENT_OF = {"preprocess": "data", "shard": "data", "evaluate-raw": "evaluate"}
+EXPERIMENT_OF = {"preprocess": "data", "shard": "data", "evaluate-raw": "evaluate", "evaluate-baseline": "evaluate"}
 """Stages that do not have an experiment of their own name."""
 SHARDS = Path("data/shards")
 WATCHED = ("train", "sweep")
 """Stages during which the machine's load is logged, too (metrics `system/*`)."""
+RETRIES, PATIENT, HASTY = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "6", "2"
+"""MLflow doubles its pause from try to try: six more tries are two minutes, enough for a server that is started again."""
 
 
 class Run:
@@ -48,18 +51,37 @@ class Run:
 
     def flush(self) -> None:
         """Send what waits. A server that went away meanwhile gets it with the next flush; the run goes on."""
-        from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
+
+        try:
+            with hasty():
+                self._send()
+        except (MlflowException, OSError) as error:
+            print(f"warning: tracking server: {_one_line(error)}; {len(self._waiting)} metrics wait for the next try", file=sys.stderr)
+
+    def deliver(self) -> None:
+        """Send what waits, as the last chance to: with patience. Raises RunError when the server stays away."""
+        with persevering():
+            self._send()
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for name, value, step in self._waiting]
+        for first in range(0, len(metrics), 1000):  # the server takes 1,000 a request
+            self.client.log_batch(self.id, metrics=metrics[first : first + 1000])
+        self._waiting.clear()
+
+    def steps(self, name: str) -> set[int] | None:
+        """At which steps a metric was logged, perhaps before a kill; None, with a warning, when the server cannot be asked."""
+        from mlflow.exceptions import MlflowException
+
         try:
-            for first in range(0, len(metrics), 1000):  # the server takes 1,000 a request
-                self.client.log_batch(self.id, metrics=metrics[first : first + 1000])
+            return {metric.step for metric in self.client.get_metric_history(self.id, name)}
         except (MlflowException, OSError) as error:
-            print(f"warning: tracking server: {_one_line(error)}; {len(metrics)} metrics wait for the next try", file=sys.stderr)
-        else:
-            self._waiting.clear()
+            print(f"warning: tracking server: {_one_line(error)}; metrics that it misses are not sent again", file=sys.stderr)
+            return None
 
     def tags(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -131,7 +153,8 @@ def start(
     """The run of a stage: `name` within the experiment `stprivacy/<dataset>/<stage>`; ended as finished or failed.
 
     `inputs`: what the stage reads (tag `dvc.deps_md5`; a data set among them is logged as the run's input). `again`: a finished run
-    of the same configuration is brought up to date, not left alone. Raises UserError when the server cannot be reached or refuses.
+    of the same configuration is brought up to date, not left alone. Raises UserError when the server cannot be reached or refuses, and
+    RunError when it is away for good later.
     """
     run_hash, inputs = config_hash(params, stage, name), list(inputs)
     client = connect()
@@ -151,11 +174,11 @@ def start(
 def child(parent: str, name: str, run_hash: str, about: dict[str, object]) -> Iterator[Run]:
     """A run below the run `parent`, in its experiment and with its tags, such as a trial of a sweep; ended as `start` ends one.
 
-    The same `run_hash` goes on in the same run. `about`: what sets it apart from its siblings, as parameters. Raises UserError as
-    `start` does.
+    The same `run_hash` goes on in the same run. `about`: what sets it apart from its siblings, as parameters. Raises RunError when
+    the server is away and stays away, or refuses.
     """
     client = connect()
-    with answering():
+    with persevering():
         above = client.get_run(parent)
         experiment, same = above.info.experiment_id, f"tags.run_hash = '{run_hash}' and tags.`mlflow.parentRunId` = '{parent}'"
         found = client.search_runs([experiment], same, max_results=1)
@@ -169,31 +192,89 @@ def child(parent: str, name: str, run_hash: str, about: dict[str, object]) -> It
 
 @contextmanager
 def _until_ended(run: Run) -> Iterator[None]:
-    """The run is running, and at the end of the block it has finished, failed or been killed."""
-    run.client.update_run(run.id, status="RUNNING")
+    """The run is running, and at the end of the block it has finished, failed or been killed.
+
+    Raises RunError when the server went away and stayed away: a run that is shown as finished has all its metrics.
+    """
     status = "FAILED"
     try:
-        yield
+        with persevering():
+            run.client.update_run(run.id, status="RUNNING")
+            yield
+        run.deliver()
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        run.flush()
-        run.client.set_terminated(run.id, status)
+        _close(run, status)
+
+
+def _close(run: Run, status: str) -> None:
+    """Tell the server how the run ended. That it cannot be told is no reason to fail, and must not hide why the run did."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with nullcontext() if status == "FINISHED" else hasty():
+            if status != "FINISHED":
+                run.flush()
+            run.client.set_terminated(run.id, status)
+    except (MlflowException, OSError) as error:
+        print(f"warning: tracking server: {_one_line(error)}; it shows the run {run.id} as running, and it is {status}", file=sys.stderr)
 
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Within it a server that is away or refuses is a UserError."""
+    """Within it, which is before any work, a server that is away or refuses is a UserError, told in seconds."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with hasty():
+            yield
+    except (MlflowException, OSError) as error:
+        raise UserError(complaint(error)) from None
+
+
+@contextmanager
+def persevering() -> Iterator[None]:
+    """Within it, which is after work was done, a server that is away or refuses is a RunError."""
+    import requests  # MLflow's own
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"MLFLOW_TRACKING_URI = {Environment.read().tracking_uri}: {_one_line(error)}; start the server or unset the variable"
-        ) from None
+    except (MlflowException, requests.RequestException) as error:
+        raise RunError(f"{complaint(error)}; finished work is kept: then run the same command again") from error
+
+
+def complaint(error: Exception) -> str:
+    """What a server answered, or that it didn't, and the mend: one line, without a password that stands in the address."""
+    response = getattr(error, "response", None)
+    status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else getattr(response, "status_code", None)
+    if status == 401:
+        reason = "the server refuses user and password; mend MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    elif status == 403:
+        reason = f"{_one_line(error)}; the server knows this user and forbids it: ask its administrator, or log in as another one"
+    else:
+        reason = f"{_one_line(error)}; start the server, mend or unset the variable"
+    return f"MLFLOW_TRACKING_URI = {without_password(Environment.read().tracking_uri)}: {reason}"
+
+
+def without_password(uri: str) -> str:
+    return re.sub(r"//[^@/]*@", "//", uri)
+
+
+@contextmanager
+def hasty() -> Iterator[None]:
+    """Within it a server that is away is told in seconds, unless the environment says how often to try: nothing is lost yet."""
+    if os.environ.get(RETRIES) != PATIENT:
+        yield
+        return
+    os.environ[RETRIES] = HASTY
+    try:
+        yield
+    finally:
+        os.environ[RETRIES] = PATIENT
 
 
 @contextmanager
@@ -222,8 +303,7 @@ def attach(run_id: str) -> Run:
 
 def connect() -> "MlflowClient":
     """A client of the store that the environment names."""
-    # Fewer and shorter tries than MLflow's minutes: a server that is away is told at once.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault(RETRIES, PATIENT)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it reports its use to its makers otherwise
     import logging
@@ -272,7 +352,8 @@ def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _standard_tags(stage: str, params: Params, inputs: Iterable[Path]) -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    job = JobEnvironment.read()
+    commit = job.commit if job else current_commit()  # .git doesn't travel with a job
     return {
         "git.commit": commit or "none",
         "config.hash": config_hash(params),
@@ -280,19 +361,22 @@ def _standard_tags(stage: str, params: Params, inputs: Iterable[Path]) -> dict[s
         "dataset": params.dataset.name,
         "stage": stage,
         "zero_stage": str(params.train.zero_stage),
-    }
+    } | ({"ray.submission_id": job.submission_id} if job else {})
+
+
+def current_commit() -> str | None:
+    """Of the repository that this folder is; None where it is none."""
+    try:
+        return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip() or None
+    except FileNotFoundError:  # an image without git
+        return None
 
 
 def _inputs_md5(params: Params, inputs: Iterable[Path]) -> str:
     """MD5 over the params and the recorded MD5 of every input: of DVC's lock file for an out, of its bytes for a file."""
-    recorded: dict[str, str] = {}
-    lock = Path("dvc.lock")
-    if lock.exists():
-        stages = (YAML(typ="safe", pure=True).load(lock.read_text()) or {}).get("stages", {})
-        recorded = {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs", [])}
-    digests = {}
+    in_lock, digests = recorded(), {}
     for path in inputs:
-        known = recorded.get(path.as_posix())
+        known = in_lock.get(path.as_posix())
         digests[path.as_posix()] = known or (hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else "not tracked")
     return hashlib.md5(json.dumps([params.model_dump(mode="json"), digests], sort_keys=True).encode()).hexdigest()
 

@@ -130,7 +130,7 @@ def serve(dataset: str, port: int) -> None:
     """
     store = Environment.read().tracking_uri
     remote = store.startswith(("http://", "https://"))
-    server = store.rstrip("/") if remote else f"http://127.0.0.1:{port}"
+    server = tracking.without_password(store).rstrip("/") if remote else f"http://127.0.0.1:{port}"
     found = links(server, dataset)
     for title, address in found.items():
         print(f"{title:8} {address}")

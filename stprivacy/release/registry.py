@@ -50,12 +50,10 @@ def connected() -> Iterator["MlflowClient"]:
     client = tracking.connect()
     mlflow.set_tracking_uri(Environment.read().tracking_uri)  # where `models:/` is looked up
     try:
-        yield client
+        with tracking.hasty():
+            yield client
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"MLFLOW_TRACKING_URI = {Environment.read().tracking_uri}: {reason}; start the server, mend or unset the variable"
-        ) from None
+        raise UserError(tracking.complaint(error)) from None
 
 
 def store_is_absent() -> bool:

@@ -5,7 +5,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,12 @@ import torch
 from stprivacy import tracking
 from stprivacy.config import Params
 from stprivacy.models.checkpoints import save_model, save_weights
+from stprivacy.training.checkpoints import checkpoint_name
 from stprivacy.training.loop import Phase
 from stprivacy.training.task import Game
 
-Save = Callable[[Callable[[Path], None], dict[str, float]], None]
-"""save(write, metrics): call write(folder), then keep the folder as this worker's part of a checkpoint."""
+Save = Callable[[str, Callable[[Path], None], dict[str, float]], None]
+"""save(name, write, metrics): call write(folder), then keep the folder as this worker's part of the checkpoint of that name."""
 SECONDS_PER_LINE = 10.0
 
 
@@ -83,12 +84,26 @@ class Recorder:
         metrics = metrics | {"time/step_s": now - self._last_step}
         self._last_step = now
         self.history.append({"phase": phase, "step": step, **metrics})
-        if self.run and self.track_steps:
-            self.run.later({f"{phase}/{name}" if phase == "init" else name: value for name, value in metrics.items()}, step)
+        self._track(phase, step, metrics)
         if now - self._last_line > SECONDS_PER_LINE:
             self._last_line = now
             shown = " ".join(f"{name.split('/', 1)[1]} {value:.3f}" for name, value in metrics.items() if not name.startswith("time/"))
             print(f"{phase} step {step + 1}: {shown} ({metrics['time/step_s']:.2f} s a step)", flush=True)
+
+    def _track(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        if self.run and self.track_steps:
+            self.run.later({f"{phase}/{name}" if phase == "init" else name: value for name, value in metrics.items()}, step)
+
+    def _track_again(self, phase: str) -> None:
+        """Send the steps that the checkpoint knows and the tracking server doesn't: it was away, or the kill came in between."""
+        if not (self.run and self.track_steps):
+            return
+        known = self.run.steps("init/loss/total" if phase == "init" else "loss/total")
+        missed = [] if known is None else [row for row in self.history if row["phase"] == phase and int(row["step"]) not in known]
+        for row in missed:
+            numbers = {name: float(value) for name, value in row.items() if name not in ("phase", "step")}
+            self._track(phase, int(row["step"]), {name: value for name, value in numbers.items() if not math.isnan(value)})
+        self.run.flush()
 
     def epoch(self, phase: Phase, epoch: int) -> bool:
         """Write a checkpoint: engines, replay, history, and the model as it would be used. Gives whether to go on."""
@@ -102,18 +117,20 @@ class Recorder:
             if phase.adversary:
                 phase.adversary.save(folder / "adversary-player")
                 torch.save(phase.game.replay.state(), folder / f"replay-{self.rank}.pt")
-                torch.save(phase.game.closed_form.state(), folder / f"closed-form-{self.rank}.pt")
             if self.rank == 0:
                 self.write_model(phase.game, folder / "model")
                 pd.DataFrame(self.history).to_csv(folder / "history.csv", index=False)
                 if phase.adversary:
+                    torch.save(phase.game.closed_form.state(), folder / "closed-form.pt")  # of the global batch: all workers have the same
                     shutil.copytree(self.init_model, folder / "init")
                 (folder / "progress.json").write_text(json.dumps(asdict(progress)))
 
-        self.save(write, means | {"epoch": epoch + 1.0})
+        self.save(checkpoint_name(phase.name, epoch + 1), write, means | {"epoch": epoch + 1.0})
         if self.rank == 0:
             if self.run:
                 self.run.metrics({} if self.track_steps else means, epoch + 1)
+                if progress.stopped or epoch + 1 == phase.num_epochs:
+                    self.run.deliver()
             print(f"{phase.name} epoch {epoch + 1} of {phase.num_epochs} done and saved", flush=True)
             if progress.stopped:
                 print(f"{phase.name} stops here: {progress.stopped}", flush=True)
@@ -129,7 +146,7 @@ class Recorder:
         return "hopeless" if hopeless else None
 
     def restore(self, phase: Phase, checkpoint: Path | None) -> int:
-        """Take up a checkpoint of this phase, if that is what there is; gives the epoch to go on with."""
+        """Take up a checkpoint of this phase, if that is what there is, by however many workers; gives the epoch to go on with."""
         if checkpoint is None:
             return 0
         if not self.history and (checkpoint / "history.csv").exists():
@@ -140,10 +157,14 @@ class Recorder:
         phase.anonymizer.load(checkpoint / "anonymizer-player")
         if phase.adversary:
             phase.adversary.load(checkpoint / "adversary-player")
-            phase.game.replay.load(torch.load(checkpoint / f"replay-{self.rank}.pt", weights_only=True))
-            phase.game.closed_form.load(torch.load(checkpoint / f"closed-form-{self.rank}.pt", weights_only=True))
+            device = phase.game.prior.device
+            parts = [torch.load(checkpoint / f"replay-{rank}.pt", device, weights_only=True) for rank in range(progress.world_size)]
+            phase.game.replay.load(share_of(parts, self.rank, self.world_size))
+            phase.game.closed_form.load(torch.load(checkpoint / "closed-form.pt", device, weights_only=True))
+        self._track_again(phase.name)
         if self.rank == 0:
-            print(f"going on after {phase.name} epoch {progress.epochs}", flush=True)
+            by = "" if progress.world_size == self.world_size else f", written by {progress.world_size} workers, with {self.world_size}"
+            print(f"going on after {phase.name} epoch {progress.epochs}{by}", flush=True)
         return progress.epochs
 
     def write_model(self, game: Game, folder: Path) -> None:
@@ -152,3 +173,15 @@ class Recorder:
         config = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "channel", "clip")}
         save_model(folder, networks.anonymizer, config | {"dataset": params.dataset.name, "seed": params.train.seed})
         save_weights(folder / "action.safetensors", networks.action)
+
+
+def share_of(parts: Sequence[dict[str, torch.Tensor]], rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    """A worker's rows of the replay, from the states (E entries, b rows each) of the workers before, however many they were.
+
+    A global batch is cut worker by worker, so in the order of the workers the parts are the global batch again.
+    """
+    if len(parts) == world_size:
+        return parts[rank]
+    whole = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0] if name != "steps"}
+    share = {name: values.chunk(world_size, 1)[rank] for name, values in whole.items()}
+    return {"steps": parts[0]["steps"], **share} if share else {}

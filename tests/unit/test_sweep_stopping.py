@@ -32,7 +32,7 @@ class Scripted:
 def played(losses: list[float], give_up: GiveUp | None, rank: int = 0, name: str = "game") -> tuple[bool, list[dict]]:
     """Whether the game was played to its end, and what each epoch reported."""
     reports = []
-    recorder = Recorder(None, rank, 2, lambda write, metrics: reports.append(metrics), None, give_up=give_up)
+    recorder = Recorder(None, rank, 2, lambda name, write, metrics: reports.append(metrics), None, give_up=give_up)
     phase = Phase(name, len(losses), SimpleNamespace(init_loss=None), Scripted(losses))
     return play(phase, Epochs(), 0, recorder), reports
 

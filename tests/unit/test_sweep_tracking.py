@@ -5,7 +5,7 @@ import pytest
 
 from stprivacy import tracking
 from stprivacy.config import load_params
-from stprivacy.errors import UserError
+from stprivacy.errors import RunError
 
 ABOUT = {"kept_share": 0.4, "privacy_weight": 1 / 3}
 
@@ -62,5 +62,5 @@ def test_the_same_hash_goes_on_in_the_same_run_of_the_same_parent(client, parent
 
 
 def test_a_parent_that_is_not_there_is_told_in_one_line(client):
-    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI"), tracking.child("0" * 32, "first", "hash", ABOUT):
+    with pytest.raises(RunError, match="MLFLOW_TRACKING_URI"), tracking.child("0" * 32, "first", "hash", ABOUT):
         pytest.fail("a child without a parent")

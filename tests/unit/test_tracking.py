@@ -1,11 +1,14 @@
 """What stands in MLflow after a stage, in a real store."""
 
+import os
+
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from stprivacy import tracking
 from stprivacy.config import load_params
-from stprivacy.errors import UserError
+from stprivacy.errors import RunError, UserError
 
 
 @pytest.fixture
@@ -120,6 +123,50 @@ def test_metrics_wait_for_a_server_that_went_away_and_the_run_goes_on(client, pa
         run.client.log_batch = send
         run.metrics({"loss/total": 1.0}, 1)
     assert [metric.value for metric in client.get_metric_history(run.id, "loss/total")] == [2.0, 1.0]
+
+
+def test_a_run_whose_last_metrics_cannot_be_delivered_ends_with_one_clear_line(client, params, monkeypatch):
+    monkeypatch.setattr(tracking, "connect", lambda: client)
+    send = client.log_batch
+    with pytest.raises(RunError) as ended, tracking.start("evaluate", params, "away for good") as run:
+        run.later({"loss/total": 2.0}, 0)
+        monkeypatch.setattr(client, "log_batch", lambda *_, **__: (_ for _ in ()).throw(MlflowException("connection\nrefused")))
+    assert "finished work is kept" in str(ended.value)
+    assert "\n" not in str(ended.value)
+    assert client.get_run(run.id).info.status == "FAILED"
+    monkeypatch.setattr(client, "log_batch", send)
+    with tracking.start("evaluate", params, "away for good") as again:
+        pass
+    assert again.id == run.id
+
+
+def test_what_a_stage_raises_is_not_hidden_by_a_server_that_is_away(client, params, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "connect", lambda: client)
+    with pytest.raises(ZeroDivisionError), tracking.start("evaluate", params, "its own error") as run:
+        run.later({"loss/total": 2.0}, 0)
+        for name in ("log_batch", "set_terminated"):
+            monkeypatch.setattr(client, name, lambda *_, **__: (_ for _ in ()).throw(MlflowException("refused")))
+        raise ZeroDivisionError
+    assert "shows the run" in capsys.readouterr().err
+
+
+def test_a_password_in_the_servers_address_is_not_shown(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:1")
+    shown = tracking.complaint(MlflowException("connection refused"))
+    assert "http://127.0.0.1:1: connection refused" in shown
+    assert "secret" not in shown
+
+
+def test_a_server_that_is_away_is_told_at_once_at_the_start_and_waited_for_afterwards(client, monkeypatch):
+    monkeypatch.delenv(tracking.RETRIES, raising=False)
+    tracking.connect()
+    with tracking.answering():
+        assert os.environ[tracking.RETRIES] == tracking.HASTY
+    with tracking.persevering():
+        assert os.environ[tracking.RETRIES] == tracking.PATIENT
+    monkeypatch.setenv(tracking.RETRIES, "4")  # the user's word stands
+    with tracking.answering():
+        assert os.environ[tracking.RETRIES] == "4"
 
 
 @pytest.mark.timeout(120)
