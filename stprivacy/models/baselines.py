@@ -1,6 +1,7 @@
 """Classical anonymizers behind the same protocol as the learned one: clip in, `Painted` out, nothing dropped."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from stprivacy.models.anonymizer import Painted
 
 REFERENCE_SIDE = 48
 """Frame side in pixels for which the blur's σ is given; it grows with the frame."""
+BOX_REFERENCE_SIDE = 112
+"""Likewise for the blurs of person boxes, whose kernels of 21 and 13 pixels at σ 10 are those of clips of 112 pixels (SPAct)."""
 
 
 class Raw(nn.Module):
@@ -44,15 +47,36 @@ class Blur(nn.Module):
         self.sigma = sigma
 
     def forward(self, clips: Tensor) -> Painted:
-        batch, channels, frames, height, width = clips.shape
-        sigma = self.sigma * min(height, width) / REFERENCE_SIDE
-        radius = int(3 * sigma + 0.5)
-        weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=clips.device) / sigma) ** 2)
-        kernel = (weights / weights.sum()).to(clips.dtype)
-        flat = clips.reshape(-1, 1, height, width)
-        padded = F.pad(flat, (radius, radius, radius, radius), mode="replicate")
-        blurred = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-        return Painted(blurred.view(batch, channels, frames, height, width), None)
+        sigma = self.sigma * min(clips.shape[-2:]) / REFERENCE_SIDE
+        return Painted(blurred(clips, sigma, int(3 * sigma + 0.5)), None)
+
+
+def blurred(clips: Tensor, sigma: float, radius: int) -> Tensor:
+    """Gaussian blur of frames (…, H, W) with a kernel of 2 `radius` + 1 pixels, borders repeated."""
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=clips.device) / sigma) ** 2)
+    kernel = (weights / weights.sum()).to(clips.dtype)
+    flat = clips.reshape(-1, 1, *clips.shape[-2:])
+    padded = F.pad(flat, (radius, radius, radius, radius), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)).view(clips.shape)
+
+
+class PersonBoxes(nn.Module):
+    """What is within boxes around people is hidden, everything else stays as it is."""
+
+    def __init__(self, hide: Callable[[Tensor], Tensor]):
+        """`hide`: clips (B, 3, T, H, W) → what the boxes show in their place, of the same shape."""
+        super().__init__()
+        self.hide = hide
+
+    def forward(self, clips: Tensor, boxes: Tensor) -> Painted:
+        """`boxes` (B, T, H, W) of 0/1: which pixels lie in a person's box (`data/boxes.py` finds them)."""
+        return Painted(torch.where(boxes[:, None].bool(), self.hide(clips), clips), None)
+
+
+def box_blur(clips: Tensor, radius: int) -> Tensor:
+    """The field's blur of person boxes: σ 10 and a kernel of 2 `radius` + 1 pixels where a frame has 112 a side, and in proportion."""
+    scale = min(clips.shape[-2:]) / BOX_REFERENCE_SIDE
+    return blurred(clips, 10 * scale, max(1, round(radius * scale)))
 
 
 BASELINES: dict[str, Callable[[], nn.Module]] = {
@@ -60,9 +84,17 @@ BASELINES: dict[str, Callable[[], nn.Module]] = {
     "downsample-2": lambda: Downsample(2),
     "downsample-4": lambda: Downsample(4),
     "blur": Blur,
+    "blackening": lambda: PersonBoxes(torch.zeros_like),
+    "strong-blur": lambda: PersonBoxes(partial(box_blur, radius=10)),
+    "weak-blur": lambda: PersonBoxes(partial(box_blur, radius=6)),
     "noise": Raw,
 }
-"""`noise` is the raw clip through the noisy channel of the learned anonymizer: what noise alone would do."""
+"""`blackening`, `strong-blur` and `weak-blur` are of person boxes, `blur` of whole frames. `noise` is the raw clip
+through the noisy channel of the learned anonymizer: what noise alone would do."""
+
+
+BOXED = ("blackening", "strong-blur", "weak-blur")
+"""Those that are told where people are."""
 
 
 def build_baseline(name: str) -> nn.Module:

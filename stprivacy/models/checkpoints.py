@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from stprivacy.config import Channel, Clip, Model, NetworkKind, Recognizers
 from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import Anonymizer
+from stprivacy.models.anonymizers import AnyAnonymizer, build_anonymizer
 from stprivacy.models.recognizers import Recognizer, VideoTransformer, build_recognizer
 
 Inflation = Literal["averaging", "central"]
@@ -76,7 +77,7 @@ def save_model(folder: Path, anonymizer: nn.Module, config: dict[str, Any]) -> N
     os.replace(temporary, folder / CONFIG)
 
 
-def load_anonymizer(folder: Path) -> tuple[Anonymizer, Channel]:
+def load_anonymizer(folder: Path) -> tuple[AnyAnonymizer, Channel]:
     """The anonymizer of a folder, in evaluation mode, and its channel. Raises UserError on a missing or foreign file."""
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -86,7 +87,7 @@ def load_anonymizer(folder: Path) -> tuple[Anonymizer, Channel]:
     except (ValueError, KeyError, TypeError) as error:  # no JSON, no such section, or a section that is not valid
         raise UserError(f"{folder / CONFIG}: not a model's configuration ({' '.join(str(error).split())[:120]}); make it anew") from None
     model, channel, clip = sections
-    anonymizer = Anonymizer(model, clip)
+    anonymizer = build_anonymizer(model, clip)
     load_weights(folder / WEIGHTS, anonymizer)
     return anonymizer.eval(), channel
 

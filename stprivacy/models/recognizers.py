@@ -105,8 +105,9 @@ class FrameCNN(Recognizer):
 class VideoTransformer(Recognizer):
     """ViT over tubelets with mean pooling, as the paper's recognizers. Parameter names are the authors', but for their `head_new`.
 
-    Dropped tubelets are constant, and tubelets that are constant aren't looked at, as in the authors' recognizers, which are told
-    which those are: at a kept share of a third a third of the work is left. A clip without any other tubelet is looked at whole.
+    Dropped tubelets are black (`channel.fill` 0), and tubelets that are all black aren't looked at, as in the authors' recognizers,
+    which are told which were dropped: at a kept share of a third a third of the work is left. A clip that is black all over is
+    looked at whole; with another fill everything is.
     """
 
     def __init__(self, num_outputs: int, sizes: Recognizers, clip: Clip):
@@ -130,9 +131,8 @@ class VideoTransformer(Recognizer):
         return self._pooled(tokens, None if num_seen.min() == num_seen.max() else seen.gather(1, first).to(tokens.dtype))
 
     def _seen(self, clips: Tensor) -> Tensor:
-        """Which tubelets hold more than one value, bool (B, L·N); all of them where none does."""
-        values = fold(clips, self.patch_embed.tubelet)
-        seen = values.amax(-1) > values.amin(-1)
+        """Which tubelets hold anything but 0, bool (B, L·N); all of them where none does."""
+        seen = fold(clips, self.patch_embed.tubelet).amax(-1) > 0
         return seen | ~seen.any(1, keepdim=True)
 
     def _pooled(self, tokens: Tensor, keep: Tensor | None) -> Tensor:

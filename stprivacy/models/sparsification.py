@@ -3,10 +3,13 @@
 B batch, L slices, N tokens a slice, D width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LEVELS = ("local", "spatial", "spatiotemporal")
 FAR_BELOW = -1e4
 """The lead of a token that fell before: below any that a scorer gives, and finite, so that gradients are."""
 
@@ -14,15 +17,17 @@ FAR_BELOW = -1e4
 class Scorer(nn.Module):
     """Keep and drop logits (B, L·N, 2) of tokens, from three levels: local, mean of the slice, mean of the clip, over kept tokens.
 
-    As in the authors' module, one projection split in thirds stands for the paper's three MLPs; a width that is no multiple of
-    three is projected to the nearest below. Their closing log-softmax is left out: neither decision nor order depends on it.
+    `levels`: those of the three that are looked at; a level that is not has no weights.
+    As in the authors' module, one projection split in thirds stands for the paper's three MLPs; a width that is no multiple of three
+    is projected to the nearest below. Their closing log-softmax is left out: neither decision nor order depends on it.
     `keep_bias`: the logit of keep - the logit of drop where training starts; `logit_scale` multiplies what the layers give.
     """
 
-    def __init__(self, width: int, num_slices: int, keep_bias: float = 0.0, logit_scale: float = 1.0):
+    def __init__(self, width: int, num_slices: int, keep_bias: float = 0.0, logit_scale: float = 1.0, levels: Sequence[str] = LEVELS):
         super().__init__()
         self.num_slices, self.logit_scale, self.third = num_slices, logit_scale, width // 3
-        inner = 3 * self.third
+        self.levels = [level for level in LEVELS if level in levels]
+        inner = len(self.levels) * self.third
         self.in_conv = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.GELU())
         half, quarter = width // 2, width // 4
         self.out_conv = nn.Sequential(nn.Linear(inner, half), nn.GELU(), nn.Linear(half, quarter), nn.GELU(), nn.Linear(quarter, 2))
@@ -37,12 +42,19 @@ class Scorer(nn.Module):
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
         """`tokens` (B, L·N, D), `keep` (B, L·N) of 0/1: the decisions so far."""
         batch, num_tokens, _ = tokens.shape
-        local, slice_level, clip_level = self.in_conv(tokens).view(batch, self.num_slices, -1, 3 * self.third).split(self.third, dim=-1)
+        projected = self.in_conv(tokens).view(batch, self.num_slices, -1, len(self.levels) * self.third).split(self.third, dim=-1)
         mask = keep.to(tokens.dtype).view(batch, self.num_slices, -1, 1)
-        per_slice = (slice_level * mask).sum(2, keepdim=True) / mask.sum(2, keepdim=True).clamp_min(1e-6)  # (B, L, 1, D/3)
-        per_clip = (clip_level * mask).sum((1, 2), keepdim=True) / mask.sum((1, 2), keepdim=True).clamp_min(1e-6)  # (B, 1, 1, D/3)
-        levels = torch.cat([local, per_slice.expand_as(local), per_clip.expand_as(local)], dim=-1)
-        return self.out_conv(levels).view(batch, num_tokens, 2).float() * self.logit_scale
+        over = {"spatial": (2,), "spatiotemporal": (1, 2)}  # (B, L, 1, D/3) and (B, 1, 1, D/3)
+        seen = [
+            values if level == "local" else _mean_of_kept(values, mask, over[level]).expand_as(values)
+            for level, values in zip(self.levels, projected, strict=True)
+        ]
+        return self.out_conv(torch.cat(seen, dim=-1)).view(batch, num_tokens, 2).float() * self.logit_scale
+
+
+def _mean_of_kept(values: Tensor, mask: Tensor, over: tuple[int, ...]) -> Tensor:
+    """Mean of `values` (B, L, N, D/3) where `mask` (B, L, N, 1) is 1, over some dimensions, which stay with size 1."""
+    return (values * mask).sum(over, keepdim=True) / mask.sum(over, keepdim=True).clamp_min(1e-6)
 
 
 def gumbel_decision(logits: Tensor, gumbel: Tensor) -> Tensor:
@@ -72,6 +84,29 @@ def gumbel_top_share(logits: Tensor, gumbel: Tensor, keep: Tensor, num_slices: i
     soft = (lead - threshold).sigmoid()
     hard = torch.zeros_like(lead).scatter(2, order[..., :count], 1.0)
     return (hard + (soft - soft.detach())).flatten(1) * left
+
+
+def over_threshold(logits: Tensor, keep: Tensor, num_slices: int, threshold: Tensor) -> Tensor:
+    """The decision of an adaptive budget: 1 where keep leads by `threshold` (a scalar) or more, and for the best of each slice.
+
+    `logits` (B, L·N, 2), `keep` (B, L·N) of 0/1, the decisions so far → (B, L·N) of 0/1.
+    """
+    return (_lead_with_best(logits, keep, num_slices) >= threshold).to(logits.dtype)
+
+
+def threshold_of(logits: Tensor, keep: Tensor, num_slices: int, share: float) -> Tensor:
+    """The threshold by which `over_threshold` keeps a `share` of all tokens in `keep` (B, L·N) of 0/1, of all clips together; a scalar.
+
+    The best of each slice stay whatever it is, so a share below theirs cannot be had: then they alone are kept.
+    """
+    leads = _lead_with_best(logits, keep, num_slices)[keep != 0].sort(descending=True).values
+    return leads[max(0, round(share * len(leads)) - 1)]
+
+
+def _lead_with_best(logits: Tensor, keep: Tensor, num_slices: int) -> Tensor:
+    """Keep logit − drop logit (B, L·N), FAR_BELOW for what fell before and as far above for the best of each slice."""
+    lead = (logits[..., 0] - logits[..., 1]).masked_fill(keep == 0, FAR_BELOW).view(len(logits), num_slices, -1)
+    return lead.scatter(2, lead.argmax(2, keepdim=True), -FAR_BELOW).flatten(1)
 
 
 def num_kept(share: float, num_patches: int) -> int:

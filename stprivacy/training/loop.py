@@ -39,6 +39,8 @@ def play(phase: Phase, batches: GlobalBatches, start_epoch: int, observer: Obser
         for parts in batches.epoch(epoch):
             step = parts[0].step
             if phase.adversary:
+                if game.restart_adversaries(step):
+                    phase.adversary.begin_anew()
                 parts = game.look_ahead(parts)
             metrics = phase.anonymizer.update(loss, parts)
             if phase.adversary:

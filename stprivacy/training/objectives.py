@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def ratio_loss(decisions: Sequence[Tensor], keep_ratio: float) -> Tensor:
+def ratio_loss(decisions: Sequence[Tensor], keep_ratio: float, per: Literal["slice", "clip"] = "slice") -> Tensor:
     """Eq. 7: mean over blocks m and slices of (kept share of the slice − r^m)². `decisions`: one (B, L, N) of 0/1 a block.
 
-    Per slice and not over the clip: pooled over space and time the paper found training unstable.
+    Per slice and not over the clip: pooled over space and time (`per` clip) the paper found training unstable.
     """
     if not decisions:
         return torch.zeros(())
-    terms = [(kept.mean(dim=2) - keep_ratio**block).square().mean() for block, kept in enumerate(decisions, start=1)]
+    over = (2,) if per == "slice" else (1, 2)
+    terms = [(kept.mean(dim=over) - keep_ratio**block).square().mean() for block, kept in enumerate(decisions, start=1)]
     return torch.stack(terms).mean()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from stprivacy.config import Params, Train
 from stprivacy.models.anonymizer import Anonymizer
+from stprivacy.models.anonymizers import build_anonymizer
 from stprivacy.models.checkpoints import fresh_recognizer, load_weights, warm_start
 from stprivacy.models.recognizers import build_recognizer
 from stprivacy.randomness import keyed_seed
@@ -45,11 +46,12 @@ def build_networks(params: Params, num_actions: int, num_attributes: int, recogn
     """
     train, sizes, clip = params.train, params.recognizers, params.clip
     torch.manual_seed(keyed_seed("networks", train.seed))
-    anonymizer = Anonymizer(params.model, clip)
-    if train.warm_start:
-        warm_start(Path(train.warm_start), anonymizer)
-    elif params.model.identity_start:
-        anonymizer.start_as_identity(first_clips)
+    anonymizer = build_anonymizer(params.model, clip)
+    if isinstance(anonymizer, Anonymizer):  # frame networks learn to reconstruct in init, as in their papers
+        if train.warm_start:
+            warm_start(Path(train.warm_start), anonymizer)
+        elif params.model.identity_start:
+            anonymizer.start_as_identity(first_clips)
     action = build_recognizer(train.action_kind, num_actions, sizes, clip)
     load_weights(recognizers_folder / "action.safetensors", action)
     adversaries, raw_trained = nn.ModuleList(), {}
@@ -98,7 +100,7 @@ def _constant(step: int) -> float:
 
 
 def _cosine(num_steps: int) -> Callable[[int], float]:
-    return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
+    return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, num_steps))))
 
 
 def _init_schedule(train: Train, num_steps: int) -> Callable[[int], float]:

@@ -20,13 +20,18 @@ class Entry:
     """One step's clips of this worker."""
 
     pixels: Tensor  # uint8 (b, T, H, W, 3), as painted
-    keep: Tensor  # uint8 (b, L, N)
     attributes: Tensor  # (b, A)
     samples: Tensor  # int64 (b,): the keys of their randomness
+    keep: Tensor | None = None  # uint8 (b, L, N); None where the anonymizer drops nothing
 
     def painted(self) -> Painted:
         """What the channel takes."""
         return Painted(to_float(self.pixels), self.keep)
+
+    def held(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Replay:
@@ -37,11 +42,11 @@ class Replay:
 
     def add(self, step: int, painted: Painted, attributes: Tensor, samples: tuple[int, ...]) -> None:
         """Keep what was painted from these samples; further parts of the same step are appended to it."""
-        assert painted.keep is not None  # the learned anonymizer always says what it keeps
-        entry = Entry(to_uint8(painted.pixels.detach().float()), painted.keep.detach().to(torch.uint8), attributes, torch.tensor(samples))
+        keep = None if painted.keep is None else painted.keep.detach().to(torch.uint8)
+        entry = Entry(to_uint8(painted.pixels.detach().float()), attributes, torch.tensor(samples), keep)
         if self._entries and self._entries[-1][0] == step:
             _, before = self._entries.pop()
-            entry = Entry(*(torch.cat([getattr(before, field.name), getattr(entry, field.name)]) for field in fields(Entry)))
+            entry = Entry(**{name: torch.cat([getattr(before, name), added]) for name, added in entry.held().items()})
         self._entries.append((step, entry))
 
     def draw(self, last: int, turn: int, key: tuple[int | str, ...]) -> Entry:
@@ -54,11 +59,11 @@ class Replay:
         """Everything, as tensors that a checkpoint can hold: steps (E,) and an (E, b, …) a field."""
         if not self._entries:
             return {}
-        stacked = {field.name: torch.stack([getattr(entry, field.name) for _, entry in self._entries]) for field in fields(Entry)}
+        stacked = {name: torch.stack([getattr(entry, name) for _, entry in self._entries]) for name in self._entries[-1][1].held()}
         return {"steps": torch.tensor([step for step, _ in self._entries]), **stacked}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state()` gave."""
         self._entries.clear()
         for index, step in enumerate(state["steps"].tolist() if state else ()):
-            self._entries.append((step, Entry(**{field.name: state[field.name][index] for field in fields(Entry)})))
+            self._entries.append((step, Entry(**{name: values[index] for name, values in state.items() if name != "steps"})))

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from stprivacy.config import Channel, Clip, Recognizers, Train
 from stprivacy.models.anonymizer import Anonymizer, Painted, expand_keep
+from stprivacy.models.anonymizers import AnyAnonymizer
 from stprivacy.models.channel import transmit
+from stprivacy.models.checkpoints import fresh_recognizer
 from stprivacy.randomness import keyed_generator, keyed_gumbel, keyed_normal, keyed_seed
 from stprivacy.training import objectives
 from stprivacy.training.closed_form import ClosedFormAdversary
@@ -37,6 +39,7 @@ class Batch:
     part: int = 0
     num_parts: int = 1
     peers: tuple[Tensor, ...] = ()  # features (G, F) of the global batch for the closed-form adversary, if looked up ahead
+    strongest: int | None = None  # the adversary hardest to fool in the global batch, if looked up ahead
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Recall:
 class Networks:
     """All that plays: one anonymizer, recognizers that want the same thing, recognizers that want the opposite."""
 
-    anonymizer: Anonymizer
+    anonymizer: AnyAnonymizer
     action: nn.Module
     adversaries: nn.ModuleList
     reference: nn.Module | None = None
@@ -98,7 +101,7 @@ class Game:
                     weights.reconstruction_weight,
                     objectives.reconstruction_loss(batch.clips, painted.pixels.float(), keep),
                 ),
-                "ratio": (self.train.ratio_weight, objectives.ratio_loss(painted.decisions, keep_ratio)),
+                "ratio": (self.train.ratio_weight, objectives.ratio_loss(painted.decisions, keep_ratio, self.train.ratio_per)),
                 "polarisation": (self.train.polarisation_weight * ease, objectives.polarisation_loss(painted.probabilities)),
             }
         )
@@ -115,11 +118,11 @@ class Game:
         networks.adversaries.requires_grad_(False)  # their weights are not this player's, and cost a third of the backward pass
         answers = [_run(adversary, released) for adversary in networks.adversaries]
         networks.adversaries.requires_grad_(True)
-        hidden = [objectives.privacy_objective(answer, batch.attributes, self.prior, game.objective) for answer in answers]
+        hidden = self._privacy_objectives(answers, batch)
         terms = {
             "action": (train.action_weight, F.cross_entropy(_run(networks.action, released), batch.actions)),
-            "privacy": (train.privacy_weight * ease, torch.stack(hidden).mean()),
-            "ratio": (train.ratio_weight, objectives.ratio_loss(painted.decisions, keep_ratio)),
+            "privacy": (train.privacy_weight * ease, hidden.mean() if game.combine == "mean" else hidden[self._strongest(hidden, batch)]),
+            "ratio": (train.ratio_weight, objectives.ratio_loss(painted.decisions, keep_ratio, train.ratio_per)),
             "polarisation": (train.polarisation_weight, objectives.polarisation_loss(painted.probabilities)),
         }
         if game.rate_weight:
@@ -132,8 +135,8 @@ class Game:
         loss, metrics = _weighted_sum(terms)
         with torch.no_grad():  # on clips that no adversary has trained on yet, so that it can be compared with a fresh attacker's
             metrics |= self._by_adversary("bce", [F.binary_cross_entropy_with_logits(answer, batch.attributes) for answer in answers])
-        assert painted.keep is not None  # the learned anonymizer always says what it keeps
-        return loss, metrics | {"keep/share": painted.keep.detach().float().mean()}
+        share = loss.new_ones(()) if painted.keep is None else painted.keep.detach().float().mean()
+        return loss, metrics | {"keep/share": share}
 
     def adversary_loss(self, recall: Recall) -> tuple[Tensor, Metrics]:
         """Phase 2, adversary player: every adversary's own cross-entropy on released clips."""
@@ -142,6 +145,32 @@ class Game:
             for adversary, clips, attributes in zip(self.networks.adversaries, recall.clips, recall.attributes, strict=True)
         ]
         return torch.stack(losses).sum(), self._by_adversary("bce_replayed", losses)
+
+    def _privacy_objectives(self, answers: Sequence[Tensor], batch: Batch) -> Tensor:
+        """(adversaries,): what the anonymizer minimises on each one's answer (B, A)."""
+        objective = self.train.game.objective
+        return torch.stack([objectives.privacy_objective(answer, batch.attributes, self.prior, objective) for answer in answers])
+
+    def _strongest(self, hidden: Tensor, batch: Batch) -> int:
+        """Which adversary is hardest to fool in the global batch; `hidden` (adversaries,) of this part."""
+        if batch.strongest is not None:
+            return batch.strongest
+        return int(self.gather(hidden.detach()[None]).mean(0).argmax())
+
+    def restart_adversaries(self, step: int) -> bool:
+        """Begin all adversaries anew where `restart_every` says that it is time; gives whether it was.
+
+        The draw is keyed by the step: the same weights on every worker and after a kill.
+        """
+        every = self.train.game.restart_every
+        if not every or step == 0 or step % every:
+            return False
+        for index, adversary in enumerate(self.train.game.adversaries):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(keyed_seed("restart", self.train.seed, step, index))
+                fresh = fresh_recognizer(adversary.kind, len(self.prior), self.recognizers, self.clip)
+            self.networks.adversaries[index].load_state_dict(fresh.state_dict())
+        return True
 
     def _by_adversary(self, figure: str, values: Sequence[Tensor]) -> Metrics:
         names = [f"attack/{index}-{adversary.kind}/{figure}" for index, adversary in enumerate(self.train.game.adversaries)]
@@ -174,21 +203,28 @@ class Game:
         return torch.where(mirrored.view(-1, 1, 1, 1, 1), released.flip(-1), released)
 
     def look_ahead(self, parts: Sequence[Batch]) -> list[Batch]:
-        """Give every micro-batch its peers' features, since the closed-form adversary couples the clips of a global batch.
+        """Give every micro-batch what couples the clips of a global batch: its peers' features, and who the strongest adversary is.
 
         One more forward pass without gradients, needed under gradient accumulation alone; since all randomness is keyed, the
         features are the ones that the pass with gradients sees again.
         """
-        if len(parts) == 1 or not self.train.game.closed_form.weight:
+        game, strongest = self.train.game, None
+        networks = self._closed_form_networks(parts[0].step) if game.closed_form.weight else []
+        if len(parts) == 1 or not (networks or game.combine == "strongest"):
             return list(parts)
         with torch.no_grad():
-            seen = []
+            seen, hidden = [], []
             for part in parts:
-                painted = self._paint(part, self._keep_ratio(part.step), exact=bool(self.train.game.sampled_kept_share))
+                painted = self._paint(part, self._keep_ratio(part.step), exact=bool(game.sampled_kept_share))
                 released = self._release(painted, part, noisy=True)
-                seen.append([_features(network, released) for network in self._closed_form_networks(part.step)] + [part.attributes])
-            peers = tuple(self.gather(torch.cat(rows)) for rows in zip(*seen, strict=True))
-        return [replace(part, peers=peers) for part in parts]
+                seen.append([*(_features(network, released) for network in networks), part.attributes])
+                if game.combine == "strongest":
+                    answers = [_run(adversary, released) for adversary in self.networks.adversaries]
+                    hidden.append(self._privacy_objectives(answers, part))
+            if hidden:
+                strongest = self._strongest(torch.stack(hidden).mean(0), parts[0])
+            peers = tuple(self.gather(torch.cat(rows)) for rows in zip(*seen, strict=True)) if networks else ()
+        return [replace(part, peers=peers, strongest=strongest) for part in parts]
 
     def _closed_form_r2(self, released: Tensor, batch: Batch) -> Tensor:
         """R² of the closed-form adversary, (networks, A), over the global batch, with gradients to this part's release."""
@@ -205,6 +241,9 @@ class Game:
     def _paint(self, batch: Batch, keep_ratio: float, exact: bool = False) -> Painted:
         anonymizer = self.networks.anonymizer
         device, dtype = _where(anonymizer)
+        if not isinstance(anonymizer, Anonymizer):
+            frame_painted: Painted = anonymizer(batch.clips.to(dtype))
+            return frame_painted
         gumbel = keyed_gumbel(anonymizer.gumbel_shape, ("gumbel", self.train.seed, batch.step), batch.samples, device)
         return anonymizer(batch.clips.to(dtype), keep_ratio, gumbel, exact=exact)
 
@@ -215,7 +254,8 @@ class Game:
 
     def _keep_pixels(self, painted: Painted, clips: Tensor) -> Tensor:
         """(B, 1, T, H, W) of 0/1."""
-        assert painted.keep is not None  # the learned anonymizer always says what it keeps
+        if painted.keep is None:
+            return torch.ones_like(clips[:, :1])
         return expand_keep(painted.keep.float(), self.networks.anonymizer.tubelet, (clips.shape[-2], clips.shape[-1]))
 
     def _keep_ratio(self, step: int) -> float:
@@ -265,6 +305,7 @@ def _in_global_batch(mine: Tensor, peers: Tensor, batch: Batch) -> Tensor:
 
 def _weighted_sum(terms: dict[str, tuple[float, Tensor]]) -> tuple[Tensor, Metrics]:
     """Σ weight · value over named (weight, value) terms, and the values as `loss/<name>` metrics."""
-    total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+    device = terms["action"][1].device  # a term without anything to punish is a zero on the CPU
+    total = torch.stack([weight * value.to(device) for weight, value in terms.values()]).sum()
     metrics = {f"loss/{name}": value.detach() for name, (_, value) in terms.items()}
     return total, metrics | {"loss/total": total.detach()}

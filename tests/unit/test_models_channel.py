@@ -90,3 +90,13 @@ def test_bytes_and_floats_are_each_other_s_inverse():
     clips = torch.randint(0, 256, (2, 4, 6, 5, 3), dtype=torch.uint8)
     assert torch.equal(to_uint8(to_float(clips)), clips)
     assert to_float(clips).shape == (2, 3, 4, 6, 5)
+
+
+def test_a_grey_release_is_brightness_with_one_noise_for_all_colours():
+    painted, channel, noise = make_painted(), Channel(noise=0.1, fill=0.3, grey=True), noise_like()
+    released = transmit(painted, channel, TUBELET, noise)
+    assert torch.equal(released[:, 0], released[:, 1]) and torch.equal(released[:, 1], released[:, 2])
+    brightness = (painted.pixels * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1, 1)).sum(1)
+    keep = expand_keep(painted.keep, TUBELET, SHAPE[-2:]).bool()[:, 0]
+    by_hand = torch.where(keep, (brightness + 0.1 * noise[:, 0]).clamp(0, 1), torch.tensor(0.3))
+    torch.testing.assert_close(released[:, 0], by_hand, atol=0.51 / 255, rtol=0)

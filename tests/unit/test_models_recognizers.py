@@ -38,15 +38,21 @@ def test_a_clip_s_answer_does_not_depend_on_its_neighbours(kind):
     torch.testing.assert_close(network(make_clips())[1:2], network(make_clips()[1:2]), atol=1e-5, rtol=1e-5)
 
 
-def test_a_vit_does_not_look_at_constant_tubelets_whatever_their_colour():
+def test_a_vit_does_not_look_at_black_tubelets_and_sees_every_other_colour():
     network, clips = build("vit"), make_clips()
-    for constant in (0.0, 0.5):
-        clips[1, :, 2:, :8, 16:24] = constant
-        answer = network(clips)
-        if constant:
-            torch.testing.assert_close(answer, before, atol=1e-6, rtol=1e-6)
-        before = answer
-    assert torch.isfinite(network(torch.zeros_like(clips))).all()  # nothing but constants: it is looked at whole
+    place = 16 + 2  # the second slice's third tubelet of a row of four
+    answers = []
+    for colour in (0.0, 0.5, 0.6):
+        clips[1, :, 2:, :8, 16:24] = colour
+        before = network(clips)
+        with torch.no_grad():
+            network.pos_embed[0, place, 0] += 1.0
+            after = network(clips)
+            network.pos_embed[0, place, 0] -= 1.0
+        answers.append((before[1], torch.allclose(before[1], after[1])))
+    assert [same for _, same in answers] == [True, False, False]
+    assert not torch.allclose(answers[1][0], answers[2][0])
+    assert torch.isfinite(network(torch.zeros_like(clips))).all()  # nothing but black: it is looked at whole
 
 
 @pytest.mark.parametrize("kind", ["cnn3d", "cnn2d"])

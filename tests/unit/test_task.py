@@ -1,6 +1,7 @@
 """The rules of the game: who learns from what, and what is drawn from which key."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from stprivacy.config import Adversary, ClosedForm
 from stprivacy.config import Game as GameParams
 from stprivacy.models.sparsification import num_kept
+from stprivacy.training.loop import Phase, play
+from stprivacy.training.players import anonymizer_player
 from stprivacy.training.task import Batch
 from tests.distributed.two_workers import GLOBAL_BATCH, global_batch, play_steps, tiny_game, tiny_train
 
@@ -165,3 +168,116 @@ def test_a_sampled_game_still_teaches_the_scorers():
     loss, _ = game.anonymizer_loss(one_batch())
     loss.backward()
     assert all(gradients(scorer) > 0 for scorer in game.networks.anonymizer.score_predictor)
+
+
+# ---------------------------------------------------------------------------------------------------- several adversaries
+
+
+def strongest_game(gather=lambda rows: rows, **changes):
+    train = tiny_train(engine="torch", **changes)
+    return tiny_game(train.model_copy(update={"game": train.game.model_copy(update={"combine": "strongest"})}), gather)
+
+
+def privacy_by_hand(game, batch: Batch) -> list[float]:
+    """The objective `entropy` on each adversary's answer: BCE towards 0.5 less its minimum, ln 2."""
+    released = game._release(game._paint(batch, game._keep_ratio(batch.step)), batch, noisy=True)
+    half = torch.full_like(batch.attributes, 0.5)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    return [bce(adversary(released), half).item() - math.log(2) for adversary in game.networks.adversaries]
+
+
+def test_the_privacy_loss_is_the_strongest_adversary_s_or_the_mean():
+    for game, combined in ((strongest_game(), max), (tiny_game(tiny_train(engine="torch"), lambda rows: rows), lambda v: sum(v) / len(v))):
+        expected = combined(privacy_by_hand(game, one_batch()))
+        assert game.anonymizer_loss(one_batch())[1]["loss/privacy"].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_who_is_strongest_is_asked_of_the_global_batch():
+    """The other worker's answers outweigh this one's; and micro-batches all get the same answer."""
+    alone, batch = strongest_game(), one_batch()
+    mine = privacy_by_hand(alone, batch)
+    weaker = mine.index(min(mine))
+
+    def gather(rows: torch.Tensor) -> torch.Tensor:
+        other = torch.full_like(rows, -10.0)
+        other[..., weaker] = 10.0
+        return torch.cat([rows, other if rows.shape[-1] == len(mine) and rows.ndim == 2 and len(rows) == 1 else rows])
+
+    two = strongest_game(gather, game=tiny_train().game.model_copy(update={"closed_form": ClosedForm(weight=0)}))
+    assert two._strongest(torch.tensor(mine), batch) == weaker
+    halves = [one_batch(samples=range(4)), one_batch(samples=range(4, 8))]
+    looked_ahead = strongest_game().look_ahead(halves)
+    assert len({part.strongest for part in looked_ahead}) == 1
+    means = [sum(values) / 2 for values in zip(*(privacy_by_hand(alone, half) for half in halves), strict=True)]
+    assert looked_ahead[0].strongest == means.index(max(means))
+
+
+def test_micro_batches_play_the_same_game_with_the_strongest_adversary():
+    game = tiny_train().game.model_copy(update={"combine": "strongest"})
+    whole = play_steps(0, 1, tiny_train(engine="torch", game=game))
+    parts = play_steps(0, 1, tiny_train(engine="torch", game=game, micro_batch=GLOBAL_BATCH // 2))
+    assert parts[0]["loss/privacy"] == pytest.approx(whole[0]["loss/privacy"], abs=1e-4)
+
+
+def test_adversaries_begin_anew_when_it_is_time_and_alike_everywhere():
+    def restarting(seed: int = 0):
+        train = tiny_train(engine="torch", seed=seed)
+        return tiny_game(train.model_copy(update={"game": train.game.model_copy(update={"restart_every": 3})}), lambda rows: rows)
+
+    game, other = restarting(), restarting()
+    before = [tensor.clone() for tensor in game.networks.adversaries.state_dict().values()]
+    assert [game.restart_adversaries(step) for step in range(6)] == [False, False, False, True, False, False]
+    after = list(game.networks.adversaries.state_dict().values())
+    assert not all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    other.restart_adversaries(3)
+    assert all(torch.equal(one, two) for one, two in zip(after, other.networks.adversaries.state_dict().values(), strict=True))
+    first = [tensor.clone() for tensor in after]
+    game.restart_adversaries(6)
+    assert not all(torch.equal(one, two) for one, two in zip(first, game.networks.adversaries.state_dict().values(), strict=True))
+
+
+def test_restarts_draw_nothing_from_the_global_generator(game):
+    game.train = game.train.model_copy(update={"game": game.train.game.model_copy(update={"restart_every": 1})})
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    game.restart_adversaries(1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_loop_restarts_adversaries_before_the_step_and_tells_their_engine():
+    train = tiny_train(engine="torch")
+    game = tiny_game(train.model_copy(update={"game": train.game.model_copy(update={"restart_every": 2})}), lambda rows: rows)
+    told: list[str] = []
+
+    class Engine:
+        def __init__(self, name: str):
+            self.name = name
+
+        def update(self, loss, parts):
+            told.append(self.name)
+            loss(parts[0])
+            return {}
+
+        def begin_anew(self):
+            told.append("anew")
+
+    class Batches:
+        def epoch(self, epoch):
+            return ([one_batch(step)] for step in range(3))
+
+    class Observer:
+        def step(self, phase, step, metrics):
+            told.append(str(step))
+
+        def epoch(self, phase, epoch):
+            return True
+
+    play(Phase("game", 1, game, Engine("a"), Engine("b"), 1), Batches(), 0, Observer())
+    assert told == ["a", "b", "0", "a", "b", "1", "anew", "a", "b", "2"]
+
+
+def test_a_game_without_init_starts_from_where_it_is():
+    assert tiny_train(init={"epochs": 0}).init.epochs == 0
+    game = tiny_game(tiny_train(engine="torch"), lambda rows: rows)
+    assert anonymizer_player(game.networks, tiny_train(schedule="cosine"), "init", 0).groups[0].schedule(0) == 1
