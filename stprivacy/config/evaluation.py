@@ -1,18 +1,28 @@
 """Sections about judging: attackers, the methods compared, the front, and what the tracking server may see."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stprivacy.config.base import Count, KeepRatio, Positive, Section, Share, Weight
 from stprivacy.config.networks import NetworkKind
+
+AttackerKind = Literal["cnn3d", "cnn2d", "vit", "frames", "difference", "linear"]
+"""What a fresh attacker may be. `frames`: a 2D CNN whose answers to single frames are averaged, where `cnn2d` averages features;
+`difference`: a 3D CNN that sees nothing but what changes from frame to frame; `linear`: logistic regression on small pictures."""
+ExtraAttack = Literal["ensemble", "raw-trained", "cross-release", "inversion", "reidentification"]
+"""`ensemble`: the fresh attackers' mean. `raw-trained`: the recognizers that evaluate-raw left, who never saw a release.
+`cross-release`: attackers trained at a neighbouring kept share. `inversion`: a decoder from released to raw clips, and raw-trained
+recognizers on what it paints. `reidentification`: who is it, by similarity to raw clips, where every clip is of one person."""
 
 
 class Attack(Section):
     """How a fresh attacker is trained on released training clips."""
 
-    kinds: Annotated[tuple[NetworkKind, ...], Field(min_length=1)] = ("cnn3d", "cnn2d")
+    kinds: Annotated[tuple[AttackerKind, ...], Field(min_length=1)] = ("cnn3d", "cnn2d")
     """Privacy attackers; the strongest on val counts."""
+    extra: tuple[ExtraAttack, ...] = ()
+    """Attacks beside them. The first three train nothing and cost seconds; what they find counts as any other attacker's does."""
     action_kind: NetworkKind = "cnn3d"
     min_epochs: Count = 12
     max_epochs: Count = 24
@@ -27,6 +37,14 @@ class Attack(Section):
     num_crops: Annotated[int, Field(ge=1, le=3)] = 1
     """Views of a val or test video whose predictions are averaged (the paper: 5 × 3)."""
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Attack":
+        for key, names in (("kinds", self.kinds), ("extra", self.extra)):
+            twice = [name for place, name in enumerate(names) if name in names[:place]]
+            if twice:
+                raise ValueError(f"{key} names {twice[0]} twice; name it once")
+        return self
+
 
 class Evaluate(Section):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("downsample-2", "downsample-4", "blur", "stprivacy")
@@ -34,6 +52,9 @@ class Evaluate(Section):
     """Kept shares at which the one trained model is judged, attackers fresh at each."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """Seeds of the attackers."""
+    boxes: Annotated[str, Field(pattern=r"^(hog|motion|rendered|.+\.csv)$")] = "motion"
+    """Where people are, for `blackening`, `strong-blur` and `weak-blur`: `hog` (OpenCV's detector), `motion` (around what moves before
+    a still camera), `rendered` (VP-Synth's true boxes), or a CSV of boxes (docs/data.md)."""
     attack: Attack = Attack()
 
 

@@ -49,12 +49,17 @@ def constant(train: Labels, test: Labels) -> Floor:
 
 def action_only(train: Labels, test: Labels) -> Floor:
     """Each attribute's share among the training clips of the test clip's own action, one clip's weight added at its overall share."""
+    return _floor(answer_from_action(train, test), test, 1.0)
+
+
+def answer_from_action(train: Labels, test: Labels) -> np.ndarray:
+    """The answer (n, A) of `action_only` to the clips of `test`."""
     overall = train.present.mean(0)
     answer = np.empty(test.present.shape)
     for action in np.unique(test.actions):
         same = train.present[train.actions == action]
         answer[test.actions == action] = (same.sum(0) + overall) / (len(same) + 1)
-    return _floor(answer, test, 1.0)
+    return answer
 
 
 def random_ranking_cmap(test: Labels) -> float:
@@ -62,11 +67,14 @@ def random_ranking_cmap(test: Labels) -> float:
 
     E[AP] = (H + (m − 1)/(n − 1) · (n − H)) / n for m positives among n clips, H the n-th harmonic number.
     """
-    n = len(test.present)
     positives = test.present.sum(0)
-    positives = positives[positives > 0]
+    return float(expected_ap(positives[positives > 0], len(test.present)).mean())
+
+
+def expected_ap(positives: np.ndarray, n: int) -> np.ndarray:
+    """Expected AP of a uniformly random order of `n`, of which `positives` (each at least 1) are right."""
     harmonic = float((1 / np.arange(1, n + 1)).sum())
-    return float(((harmonic + (positives - 1) / max(n - 1, 1) * (n - harmonic)) / n).mean())
+    return np.asarray((harmonic + (positives - 1) / max(n - 1, 1) * (n - harmonic)) / n)
 
 
 def _floor(answer: np.ndarray, test: Labels, action_top1: float) -> Floor:

@@ -1,16 +1,27 @@
-"""Judge one method: release every clip, attack the releases afresh at each kept share and seed. `results.py` writes what was found."""
+"""Judge one method: release every clip, attack the releases at each kept share and seed. `results.py` writes what was found."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, get_args
 
-from stprivacy.config import Params
-from stprivacy.evaluation.attackers import AttackJob, AttackResult, run_attack
+from stprivacy.config import Attack, AttackerKind, NetworkKind, Params
+from stprivacy.data.boxes import resolve_boxes
+from stprivacy.evaluation.attackers import run_attack
+from stprivacy.evaluation.inversion import Inversion, InversionJob
+from stprivacy.evaluation.jobs import AttackJob, AttackResult
+from stprivacy.evaluation.readings import Reading, ensemble, neighbours, raw_trained
+from stprivacy.evaluation.reidentification import Reidentification, ReidentificationJob
 from stprivacy.evaluation.released import LEARNED, Released, ReleaseJob, release
+from stprivacy.models.baselines import BOXED
 
 NOTHING_DROPPED = 1.0
 """The kept share of a method that drops no tubelets."""
+NETWORKS: tuple[AttackerKind, ...] = get_args(NetworkKind)
+"""Kinds of attackers that evaluate-raw keeps as recognizers."""
+QUICK = ("cnn2d", "frames", "linear")
+"""Kinds of attackers that are done sooner than the others, each sooner than the one before."""
 SideBySide = Callable[[Callable[..., Any], Sequence[tuple]], list[Any]]
 """side_by_side(function, arguments) → results in order; `training.distributed.run_tasks`, or a plain loop."""
 
@@ -25,6 +36,9 @@ class Point:
     seed: int
     action: AttackResult
     privacy: tuple[AttackResult, ...]
+    """All privacy attackers: the fresh ones in the order of `evaluate.attack.kinds`, then those of `evaluate.attack.extra`."""
+    inversion: Inversion | None = None
+    reidentification: Reidentification | None = None
 
     @property
     def strongest(self) -> AttackResult:
@@ -43,42 +57,122 @@ class Judgement:
     shards: Path
 
 
-def judge(method: str, params: Params, shards: Path, model: Path, cache: Path, side_by_side: SideBySide) -> Judgement:
+@dataclass(frozen=True)
+class Extra:
+    """An attack beside the fresh ones, and whose it is."""
+
+    kept_share: float
+    seed: int | None
+    """None: it is done once, and counts at every seed."""
+    job: "Job"
+
+    def belongs_to(self, kept_share: float, seed: int) -> bool:
+        return self.kept_share == kept_share and self.seed in (None, seed)
+
+
+class Job(Protocol):
+    """A piece of work that knows where its result is kept."""
+
+    def run(self) -> Any: ...
+
+
+def run_job(job: Job) -> Any:
+    """For `side_by_side`, which wants a function by its name."""
+    return job.run()
+
+
+def judge(
+    method: str, params: Params, shards: Path, model: Path, cache: Path, side_by_side: SideBySide, recognizers: Path | None = None
+) -> Judgement:
     """Release and attack `method` at every kept share and seed of params.
 
     `model`: the folder of the learned anonymizer (read for a learned method alone). `cache`: where releases and fits are kept, so
-    that a killed stage goes on. Raises UserError for an unknown method.
+    that a killed stage goes on. `recognizers`: models/recognizers, which raw-trained attacks and inversion read; None for raw clips
+    themselves. Raises UserError for an unknown method.
     """
-    learned, cache = method in LEARNED, cache.absolute()
-    shares = params.evaluate.kept_shares if learned else (NOTHING_DROPPED,)
-    releases = [
-        ReleaseJob(method, share, shards.absolute(), model.absolute(), params.clip, params.channel, params.evaluate.attack, cache)
-        for share in shares
-    ]
-    released = dict(zip(shares, map(Released, side_by_side(release, [(job,) for job in releases])), strict=True))
+    cache, attack = cache.absolute(), params.evaluate.attack
+    num_blocks = params.model.num_sparsifications if method in LEARNED else 0
+    shares = params.evaluate.kept_shares if num_blocks else (NOTHING_DROPPED,)
+    common = shards.absolute(), model.absolute(), params.clip, params.channel, attack, cache
+    boxes = resolve_boxes(params.evaluate.boxes, params.dataset, cache) if method in BOXED else "motion"
+    releases = [ReleaseJob(method, share, *common, boxes) for share in shares]
+    if method != "raw" and compares_with_raw(attack):
+        releases.append(ReleaseJob("raw", NOTHING_DROPPED, *common))  # of its own views; found in the cache where evaluate-raw left it
+    folders = side_by_side(release, [(job,) for job in releases])
+    released = dict(zip(shares, map(Released, folders), strict=False))
     jobs = [
         (share, job) for share in shares for seed in params.evaluate.seeds
-        for job in attack_jobs(released[share].folder, seed, params, cache, f"{method} {share:g}" if learned else method)
+        for job in attack_jobs(released[share].folder, seed, params, cache, f"{method} {share:g}" if num_blocks else method)
     ]  # fmt: skip
     # Longest first, so that the last to finish is a short one: video networks before frame networks.
-    jobs.sort(key=lambda entry: entry[1].kind == "cnn2d")
+    jobs.sort(key=lambda entry: QUICK.index(entry[1].kind) if entry[1].kind in QUICK else -1)
     results = side_by_side(run_attack, [(job,) for _, job in jobs])
-    found = [(share, result) for (share, _), result in zip(jobs, results, strict=True)]
-    num_blocks = len(params.model.sparsify_before)
+    fresh = [(share, job, result) for (share, job), result in zip(jobs, results, strict=True)]
+    beside = extra_jobs(fresh, folders[-1], params, recognizers.absolute() if recognizers else None)
+    found = side_by_side(run_job, [(extra.job,) for extra in beside]) if beside else []
     points = []
-    for share in shares:
-        ratio = share ** (1 / num_blocks) if learned and num_blocks else None
-        for seed in params.evaluate.seeds:
-            mine = [result for other, result in found if other == share and result.seed == seed]
-            action = next(result for result in mine if result.target == "action")
-            privacy = tuple(result for result in mine if result.target == "privacy")
-            points.append(Point(share if learned else None, ratio, seed, action, privacy))
-    return Judgement(method, tuple(points), {share if learned else None: released[share] for share in shares}, shards)
+    for share, seed in product(shares, params.evaluate.seeds):
+        mine = [result for other, job, result in fresh if (other, job.seed) == (share, seed)]
+        extras = [result for extra, result in zip(beside, found, strict=True) if extra.belongs_to(share, seed)]
+        ratio = share ** (1 / num_blocks) if num_blocks else None
+        points.append(_point(share if num_blocks else None, ratio, seed, mine, extras, released[share], "ensemble" in attack.extra))
+    return Judgement(method, tuple(points), {share if num_blocks else None: released[share] for share in shares}, shards)
 
 
 def attack_jobs(released: Path, seed: int, params: Params, cache: Path, label: str) -> list[AttackJob]:
-    """The attackers of one release and seed: one on the action, one on privacy of every kind of `evaluate.attack.kinds`."""
+    """The fresh attackers of one release and seed: one on the action, one on privacy of every kind of `evaluate.attack.kinds`."""
     attack = params.evaluate.attack
     common = (seed, attack, params.recognizers, params.clip, cache, label)
     action = AttackJob(released, "action", attack.action_kind, *common)
     return [action, *(AttackJob(released, "privacy", kind, *common) for kind in attack.kinds)]
+
+
+def compares_with_raw(attack: Attack) -> bool:
+    """Does an attack need raw clips beside the released ones?"""
+    return bool({"inversion", "reidentification"} & set(attack.extra))
+
+
+def extra_jobs(fresh: Sequence[tuple[float, AttackJob, AttackResult]], raw: Path, params: Params, recognizers: Path | None) -> list[Extra]:
+    """The attacks of `evaluate.attack.extra` that are work, for every kept share; the ensemble is none.
+
+    `fresh`: the fits, each with its kept share. `raw`: the release of raw clips. Whatever needs raw-trained recognizers is left out
+    where there are none, and re-identification where clips are not each of one person.
+    """
+    attack = params.evaluate.attack
+    jobs: list[Extra] = []
+    first = params.evaluate.seeds[0]
+    shares = list(dict.fromkeys(share for share, *_ in fresh))
+    networks = [entry for entry in fresh if entry[1].target == "privacy" and entry[1].kind != "linear"]
+    for share in shares:
+        job = next(job for other, job, _ in fresh if other == share and job.seed == first)  # what all attacks on this release have alike
+        common = job.released, job.recognizers, job.clip
+        if recognizers and "raw-trained" in attack.extra:
+            for kind, weights in raw_trained(recognizers, NETWORKS).items():
+                reading = Reading(f"privacy-raw-trained-{kind}", "raw-trained", kind, weights, first, *common)
+                jobs.append(Extra(share, None, reading))
+        if "cross-release" in attack.extra:
+            for other, theirs, result in networks:
+                if other in neighbours(share, shares) and result.weights:
+                    name = f"privacy-cross-release-{other:g}-{theirs.kind}"
+                    reading = Reading(name, "cross-release", theirs.kind, result.weights, theirs.seed, *common)
+                    jobs.append(Extra(share, theirs.seed, reading))
+        if recognizers and "inversion" in attack.extra:
+            fit = replace(job, target="privacy", kind="cnn3d")
+            jobs.append(Extra(share, None, InversionJob(fit, raw, recognizers, NETWORKS, attack.action_kind)))
+        if "reidentification" in attack.extra and Released(job.released).labels("train").one_identity_each:
+            jobs.append(Extra(share, None, ReidentificationJob(replace(job, target="privacy", kind=attack.action_kind), raw)))
+    return sorted(jobs, key=lambda extra: isinstance(extra.job, Reading))  # the long ones first
+
+
+def _point(
+    share: float | None, ratio: float | None, seed: int, fresh: list[AttackResult], extras: list[Any], released: Released, mean: bool
+) -> Point:
+    """Put together what was found at one kept share and seed; `mean`: the ensemble of the fresh privacy attackers, too."""
+    action = next(result for result in fresh if result.target == "action")
+    privacy = [result for result in fresh if result.target == "privacy"]
+    beside = [ensemble(privacy, released)] if mean and len(privacy) > 1 else []
+    beside += [found for found in extras if isinstance(found, AttackResult)]
+    inversion = next((found for found in extras if isinstance(found, Inversion)), None)
+    beside += inversion.readings if inversion else ()
+    again = next((found for found in extras if isinstance(found, Reidentification)), None)
+    return Point(share, ratio, seed, action, (*privacy, *beside), inversion, again)

@@ -104,7 +104,8 @@ class Configuration:
         model, share = self.points[0].model, self.settings["kept_share"]
         if model == "train":
             return ["train's model"]
-        return [f"trained at {float(model):.3g}"] if model and f"{float(model):.3g}" != f"{share:.3g}" else []
+        elsewhere = model and share is not None and f"{float(model):.3g}" != f"{share:.3g}"
+        return [f"trained at {float(model):.3g}"] if elsewhere else []
 
 
 @dataclass(frozen=True)

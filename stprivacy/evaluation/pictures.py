@@ -93,8 +93,9 @@ def _attribute_bars(metrics: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def overview(results: Path, path: Path) -> Path:
-    """Two test clips as every judged method releases them, a row each (`stprivacy show --figure`).
+def overview(results: Path, path: Path, show_raw: bool = True) -> Path:
+    """Two test clips as every judged method releases them, a row each, below the raw ones unless they may not be shown
+    (`stprivacy show --figure`).
 
     Raises UserError when nothing was judged.
     """
@@ -108,4 +109,4 @@ def overview(results: Path, path: Path) -> Path:
         with np.load(file) as examples:
             raw = examples["raw"]
             strips |= {name: examples[name] for name in examples.files if name != "raw" and file.parent.name != "raw"}
-    return frame_grid(raw[:2] if raw is not None else None, {name: clips[:2] for name, clips in strips.items()}, path)
+    return frame_grid(raw[:2] if raw is not None and show_raw else None, {name: clips[:2] for name, clips in strips.items()}, path)

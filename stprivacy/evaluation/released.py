@@ -21,21 +21,27 @@ import torch
 from torch import Tensor, nn
 
 from stprivacy.config import Attack, Channel, Clip, config_hash
+from stprivacy.data.boxes import DETECTORS, BoxViews
 from stprivacy.data.clips import ClipViews, DatasetInfo, ShardReader
+from stprivacy.data.codec import through_codec
 from stprivacy.errors import UserError
 from stprivacy.evaluation.metrics import Labels
 from stprivacy.fingerprint import fingerprint
 from stprivacy.models.anonymizer import Painted
-from stprivacy.models.baselines import BASELINES, build_baseline
+from stprivacy.models.anonymizers import LEARNED
+from stprivacy.models.baselines import BASELINES, BOXED, build_baseline
 from stprivacy.models.channel import to_float, to_uint8, transmit
 from stprivacy.models.checkpoints import load_anonymizer
 from stprivacy.randomness import keyed_normal
 
-LEARNED = ("stprivacy",)
-"""Methods that are trained; the others are baselines."""
 BATCH = 32
 FORMAT = 1
 """Raise when a release's files change in meaning: what an older version left in the cache is then not taken up."""
+
+
+def device_here() -> torch.device:
+    """A CUDA device where this process was given one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,21 @@ class Method:
             raise UserError(f"params.yaml: evaluate.kept_shares = {kept_share}: {self.name} drops no tubelets; set [1.0]")
         return None
 
-    def paint(self, clips: Tensor, kept_share: float) -> Painted:
-        """`clips` (B, 3, T, S, S) in [0, 1]."""
+    def paint(self, clips: Tensor, kept_share: float, boxes: Tensor | None = None) -> Painted:
+        """`clips` (B, 3, T, S, S) in [0, 1]; computed where the anonymizer is, given on the CPU.
+
+        `boxes` (B, T, S, S) of 0/1 for a method that hides people's boxes. Raises UserError when it is given none.
+        """
         ratio = self.keep_ratio(kept_share)
-        painted: Painted = self.anonymizer(clips) if ratio is None else self.anonymizer(clips, ratio)
-        return painted
+        there = clips.to(next((parameter.device for parameter in self.anonymizer.parameters()), clips.device))
+        painted: Painted
+        if self.name in BOXED:
+            if boxes is None:
+                raise UserError(f"{self.name}: hides people's boxes, and nothing says here where people are; leave it out")
+            painted = self.anonymizer(there, boxes)
+        else:
+            painted = self.anonymizer(there) if ratio is None else self.anonymizer(there, ratio)
+        return Painted(painted.pixels.cpu(), None if painted.keep is None else painted.keep.cpu())
 
 
 def load_method(name: str, model: Path, clip: Clip, channel: Channel) -> Method:
@@ -79,6 +95,7 @@ def load_method(name: str, model: Path, clip: Clip, channel: Channel) -> Method:
     if (anonymizer.clip.num_frames, anonymizer.clip.size) != (clip.num_frames, clip.size):
         made_for = f"{anonymizer.clip.num_frames} frames at {anonymizer.clip.size} px"
         raise UserError(f"{model}: made for clips of {made_for}, not params.yaml's; run train")
+    own_channel = own_channel.model_copy(update={"codec_crf": channel.codec_crf})  # what stands behind the channel is no part of a model
     return Method(name, anonymizer.eval().requires_grad_(False), own_channel, anonymizer.tubelet, anonymizer.num_sparsifications)
 
 
@@ -95,6 +112,8 @@ class ReleaseJob:
     channel: Channel
     attack: Attack
     cache: Path
+    boxes: str = "motion"
+    """Where people are, as `data.boxes.resolve_boxes` gives it: a detector or a boxes file. Read for methods that hide boxes."""
 
     @property
     def folder(self) -> Path:
@@ -102,6 +121,8 @@ class ReleaseJob:
         views = self.attack.model_dump(include={"train_windows", "num_clips", "num_crops"})
         weights = fingerprint(self.model) if self.method in LEARNED else ""
         about = {"method": self.method, "kept_share": self.kept_share, "views": views, "weights": weights, "format": FORMAT}
+        if self.method in BOXED:
+            about["boxes"] = self.boxes if self.boxes in DETECTORS else fingerprint(Path(self.boxes))
         return self.cache / "released" / config_hash(about, self.clip, self.channel, fingerprint(self.shards / "index.jsonl"))
 
 
@@ -111,6 +132,7 @@ def release(job: ReleaseJob) -> Path:
     if (folder / "release.json").exists():
         return folder
     method = load_method(job.method, job.model, job.clip, job.channel)
+    method.anonymizer.to(device_here())
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -120,7 +142,8 @@ def release(job: ReleaseJob) -> Path:
         windows, crops = (job.attack.train_windows, 1) if split == "train" else (job.attack.num_clips, job.attack.num_crops)
         views = ClipViews(reader, job.clip, windows, crops)
         write = _write_painted if split == "train" else _write_released
-        write(part, split, method, job.kept_share, views)
+        boxes = BoxViews(views, job.boxes, job.cache) if job.method in BOXED else None
+        write(part, split, method, job.kept_share, views, boxes)
         np.savez(part / f"{split}-labels.npz", actions=reader.actions, attributes=reader.attributes)
         count += len(reader)
     seal(part, job.shards, method)
@@ -147,12 +170,12 @@ def seal(folder: Path, dataset: Path, method: Method) -> None:
 
 
 @torch.no_grad()
-def _write_painted(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews) -> None:
+def _write_painted(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews, boxes: BoxViews | None) -> None:
     """`<split>-painted.npy` float16 (n·V, 3, T, S, S) and, where tubelets are dropped, `<split>-keep.npy` uint8 (n·V, L, N)."""
     num_rows = len(views) * views.num_clips * views.num_crops
     pixels = keep = None
-    for first, clips in _batches(views):
-        painted = method.paint(clips, kept_share)
+    for first, clips, masks in _batches(views, boxes):
+        painted = method.paint(clips, kept_share, masks)
         if pixels is None:
             pixels = _array(folder / f"{split}-painted.npy", np.float16, (num_rows, *painted.pixels.shape[1:]))
             if painted.keep is not None:
@@ -164,29 +187,34 @@ def _write_painted(folder: Path, split: str, method: Method, kept_share: float, 
 
 
 @torch.no_grad()
-def _write_released(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews) -> None:
+def _write_released(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews, boxes: BoxViews | None) -> None:
     """`<split>-released.npy` uint8 (n, V, T, S, S, 3): what leaves the channel, its noise drawn once from a fixed key."""
     num_views = views.num_clips * views.num_crops
     released = None
-    for first, clips in _batches(views):
-        painted = method.paint(clips, kept_share)
+    for first, clips, masks in _batches(views, boxes):
+        painted = method.paint(clips, kept_share, masks)
         rows = range(first, first + len(clips))
         noise = keyed_normal(clips.shape[1:], ("release", split), rows) if method.channel.noise else None
         pixels = to_uint8(transmit(painted, method.channel, method.tubelet, noise)).numpy()
+        if method.channel.codec_crf is not None:
+            pixels = through_codec(pixels, method.channel.codec_crf)
         if released is None:
             released = _array(folder / f"{split}-released.npy", np.uint8, (len(views), num_views, *pixels.shape[1:]))
         released.reshape(-1, *pixels.shape[1:])[rows.start : rows.stop] = pixels
 
 
-def _batches(views: ClipViews) -> Iterator[tuple[int, Tensor]]:
-    """The first row's number and clips (B, 3, T, S, S)."""
+def _batches(views: ClipViews, boxes: BoxViews | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """The first row's number, clips (B, 3, T, S, S) and, where boxes are asked for, their masks (B, T, S, S)."""
     waiting: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
     first = 0
     for index in range(len(views)):
         waiting.extend(views[index])
+        masks.extend(boxes[index] if boxes else ())
         while len(waiting) >= BATCH or (waiting and index == len(views) - 1):
             batch, waiting = waiting[:BATCH], waiting[BATCH:]
-            yield first, to_float(torch.from_numpy(np.stack(batch)))
+            seen, masks = masks[:BATCH], masks[BATCH:]
+            yield first, to_float(torch.from_numpy(np.stack(batch))), torch.from_numpy(np.stack(seen)) if boxes else None
             first += len(batch)
 
 
@@ -223,9 +251,14 @@ class Released:
         """Windows of training clips, a clip's own next to one another."""
         return len(self._painted[0])
 
-    def training_batch(self, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
-        """Released training windows (B, 3, T, S, S) in [0, 1], the channel's noise drawn from (seed, epoch, row)."""
+    def training_batch(self, rows: np.ndarray, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
+        """Released training windows (B, 3, T, S, S) in [0, 1] on `device`, the channel's noise drawn from (seed, epoch, row)."""
         pixels, keep = self._painted
-        painted = Painted(torch.from_numpy(pixels[rows]).float(), None if keep is None else torch.from_numpy(keep[rows]))
-        noise = keyed_normal(pixels.shape[1:], ("attack", seed, epoch), rows.tolist()) if self._channel.noise else None
-        return transmit(painted, self._channel, self._tubelet, noise)
+        kept = None if keep is None else torch.from_numpy(keep[rows]).to(device)
+        painted = Painted(torch.from_numpy(pixels[rows]).to(device).float(), kept)
+        # Drawn on the CPU, wherever it is used: a device's own generator gives other draws.
+        noise = keyed_normal(pixels.shape[1:], ("attack", seed, epoch), rows.tolist()).to(device) if self._channel.noise else None
+        released = transmit(painted, self._channel, self._tubelet, noise)
+        if self._channel.codec_crf is None:
+            return released
+        return to_float(torch.from_numpy(through_codec(to_uint8(released).cpu().numpy(), self._channel.codec_crf))).to(device)

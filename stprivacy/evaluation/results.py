@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 
 from stprivacy.config import Params
-from stprivacy.evaluation.attackers import AttackResult
+from stprivacy.evaluation.beyond_action import strongest_told
 from stprivacy.evaluation.floors import Floor, floors, random_ranking_cmap
-from stprivacy.evaluation.judge import Judgement, Point
+from stprivacy.evaluation.inversion import Inversion
+from stprivacy.evaluation.jobs import AttackResult
+from stprivacy.evaluation.judge import NETWORKS, Judgement, Point
 from stprivacy.evaluation.metrics import Labels, average_precisions, cmap, identity_top1, macro_f1, top1
+from stprivacy.evaluation.predictions import NAME, groups_of, save_predictions
 from stprivacy.evaluation.released import LEARNED
+from stprivacy.evaluation.uncertainty import leak_removed, uncertainty
+from stprivacy.models.anonymizers import model_folder
 
 POINT_COLUMNS = (
     "method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "val_action_top1", "val_privacy_cmap",
@@ -23,15 +28,10 @@ POINT_COLUMNS = (
 CURVE_COLUMNS = ("attacker", "kept_share", "seed", "epoch", "train_loss", "val_score", "val_loss")
 
 
-def leak_removed(released: float, raw: float, chance: float) -> float:
-    """1 − (released − chance) / (raw − chance), of cMAPs; NaN where raw clips leak nothing that could be removed."""
-    return 1 - (released - chance) / (raw - chance) if raw > chance else float("nan")
-
-
 def write_results(judgement: Judgement, params: Params, folder: Path, raw_metrics: Path | None) -> dict[str, Any]:
     """Write metrics.json, points.csv and curves.csv; gives the metrics. `raw_metrics`: those of evaluate-raw, None for raw itself."""
     released = next(iter(judgement.released.values()))
-    train, test = released.labels("train"), released.labels("test")
+    train, val, test = released.labels("train"), released.labels("val"), released.labels("test")
     ground = floors(train, test)
     raw = json.loads(raw_metrics.read_text())["privacy"]["cmap"] if raw_metrics else None
     rows = [_row(point, judgement.method, figures_of(point, test), ground["chance"].cmap, raw, params) for point in judgement.points]
@@ -39,6 +39,10 @@ def write_results(judgement: Judgement, params: Params, folder: Path, raw_metric
     points = [point for point in judgement.points if point.kept_share == main]
     metrics = _metrics(points, judgement.method, params, test, ground, raw, released.attributes)
     folder.mkdir(parents=True, exist_ok=True)
+    save_predictions(judgement, params.dataset.name, main, folder / NAME)
+    val_groups = groups_of(judgement.shards, "val")
+    told = [strongest_told(point.privacy, train, val, test, val_groups) for point in points]
+    metrics |= uncertainty(points, told, train, test, groups_of(judgement.shards, "test"), released.attributes, raw_metrics)
     write_csv(folder / "points.csv", POINT_COLUMNS, rows)
     write_csv(folder / "curves.csv", CURVE_COLUMNS, _curves(judgement))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -66,7 +70,7 @@ def _row(point: Point, method: str, figures: dict[str, float], chance: float, ra
         "privacy_weight": params.train.privacy_weight if learned else None,
         "val_action_top1": point.action.val_score, "val_privacy_cmap": point.strongest.val_score,
         "leak_removed": _or_null(leak_removed(figures["privacy_cmap"], figures["privacy_cmap"] if raw is None else raw, chance)),
-        "model_path": "models/anonymizer" if learned else None,
+        "model_path": model_folder(method).as_posix() if learned else None,
     }  # fmt: skip
 
 
@@ -91,17 +95,37 @@ def _metrics(
         "floors": {name: _floor(floor, attributes) for name, floor in ground.items()},
         "random_ranking_cmap": random_ranking_cmap(test),
         "leak_removed": _or_null(leak_removed(mean["privacy_cmap"], mean["privacy_cmap"] if raw is None else raw, ground["chance"].cmap)),
-        "leak_beyond_action": mean["privacy_cmap"] - ground["action_only"].cmap,
         "num_test_clips": len(test.actions),
         "num_attacker_seeds": len(points),
     }
     if len(figures) > 1:
         metrics["spread_over_seeds"] = {name: float(np.ptp([figure[name] for figure in figures])) for name in mean}
+    if first.inversion:
+        metrics["inversion"] = _inversion(first.inversion, test)
+    if first.reidentification:
+        metrics["reidentification"] = asdict(first.reidentification)
     return metrics
 
 
+def _inversion(found: Inversion, test: Labels) -> dict[str, Any]:
+    """What was painted, how like raw clips it is, and what the raw-trained recognizer that is strongest on val reads from it."""
+    about: dict[str, Any] = {
+        "psnr": found.decoded.psnr,
+        "ssim": found.decoded.ssim,
+        "epochs": found.epochs,
+        "action_top1": found.action_top1,
+    }
+    about |= {"floors": {"released": asdict(found.released), "constant": asdict(found.constant)}}
+    if found.readings:
+        reader = max(found.readings, key=lambda result: result.val_score)
+        about |= {"attacker": reader.name, "cmap": cmap(reader.test, test.present), "identity_top1": identity_top1(reader.test, test)}
+    return about
+
+
 def _attacker(result: AttackResult, test: Labels, attributes: tuple[str, ...]) -> dict[str, Any]:
-    about = {"val_score": result.val_score, "epochs": len(result.curve), "train_loss": result.train_loss, "fitted": result.fitted}
+    about: dict[str, Any] = {"val_score": result.val_score, "fitted": result.fitted}
+    if result.curve:  # others were trained elsewhere, or not at all
+        about |= {"epochs": len(result.curve), "train_loss": result.train_loss}
     if result.target == "action":
         return {"top1": top1(result.test, test.actions)} | about
     precisions = _by_attribute(attributes, average_precisions(result.test, test.present))
@@ -143,11 +167,15 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) 
 
 
 def keep_recognizers(judgement: Judgement, folder: Path) -> None:
-    """Put the weights of the first seed's attackers in place, as the networks that the game starts from (models/recognizers)."""
+    """Put the weights of the first seed's attackers in place, as the networks that the game starts from (models/recognizers).
+
+    Only kinds that an adversary may be: another attacker on raw clips doesn't change the game.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     point = judgement.points[0]
     info = {}
-    for result in (point.action, *point.privacy):
+    for result in (point.action, *(result for result in point.privacy if result.kind in NETWORKS)):
+        assert result.weights is not None  # networks have some
         shutil.copy(result.weights, folder / f"{result.name}.safetensors")
         info[result.name] = {"val_score": result.val_score, "epochs": len(result.curve)}
     (folder / "info.json").write_text(json.dumps(info, indent=2, sort_keys=True) + "\n")

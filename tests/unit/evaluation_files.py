@@ -10,7 +10,7 @@ import torch
 
 from stprivacy.config import Attack, Channel, Clip, Model, Params, Recognizers, load_params
 from stprivacy.data.shards import write_shards
-from stprivacy.evaluation.attackers import AttackJob, AttackResult, Epoch, attacker_name
+from stprivacy.evaluation.jobs import AttackJob, AttackResult, Epoch, attacker_name
 from stprivacy.evaluation.judge import Judgement, Point
 from stprivacy.evaluation.released import Released, ReleaseJob, release
 from stprivacy.models.anonymizer import Anonymizer
@@ -23,6 +23,8 @@ ATTRIBUTES = ("hat", "glasses")
 ACTIONS = ("run", "walk", "wave")
 SHARE = 0.5
 """Kept share of `tiny_model`."""
+NUM_VAL = 12
+"""Val clips of a made judgement."""
 
 
 def one_by_one(function: Callable[..., Any], arguments: Sequence[tuple]) -> list[Any]:
@@ -97,10 +99,10 @@ def tiny_model(folder: Path, channel: Channel = Channel(noise=0.0, fill=0.25), s
 
 
 def found(target: str, kind: str, val_score: float, test: np.ndarray, weights: Path, seed: int = 0) -> AttackResult:
-    """What an attacker with these answers on test would have left."""
+    """What an attacker with these answers on test, of which the first `NUM_VAL` are those on val, too, would have left."""
     curve = (Epoch(1, 0.7, val_score - 0.1, 0.7), Epoch(2, 0.5, val_score, 0.6))
     return AttackResult(
-        attacker_name(target, kind), target, kind, seed, curve, 2, val_score, 0.5, True, test, test, weights  # type: ignore[arg-type]
+        attacker_name(target, kind), target, kind, seed, curve, 2, val_score, 0.5, True, test[:NUM_VAL], test, weights  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -108,7 +110,7 @@ def made_judgement(
     folder: Path, method: str, shares: tuple[float | None, ...] = (None,), seeds: tuple[int, ...] = (0,), skill: float = 0.9, num: int = 40
 ) -> Judgement:
     """A judgement of a method whose attackers answer rightly with about the share `skill`, over a real release of noise."""
-    sizes = {"train": 24, "val": 12, "test": num}
+    sizes = {"train": 24, "val": NUM_VAL, "test": num}
     actions, attributes = random_labels(sizes)
     shards = write_dataset(folder / "data", noise_clips(sizes), actions, attributes)
     released = Released(release(release_job(shards, folder / "cache")))

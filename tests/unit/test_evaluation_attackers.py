@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from stprivacy.config import Attack
-from stprivacy.evaluation import attackers
-from stprivacy.evaluation.attackers import AttackJob, Epoch, Fit, attack_loss, best_epoch, constant_loss, judge, predict, run_attack
+from stprivacy.evaluation import fitting
+from stprivacy.evaluation.attackers import run_attack
+from stprivacy.evaluation.fitting import Fit, attack_loss, constant_loss, judge, predict
 from stprivacy.evaluation.floors import random_ranking_cmap
+from stprivacy.evaluation.jobs import AttackJob, Epoch, best_epoch
 from stprivacy.evaluation.metrics import Labels, average_precisions, cmap, top1
 from stprivacy.evaluation.released import Released, release
 from tests.unit.evaluation_files import ACTIONS, ATTACK, attack_job, noise_clips, random_labels, release_job, write_dataset
@@ -130,7 +132,7 @@ class Killed(BaseException):
 def killed_after(job: AttackJob, num_epochs: int, monkeypatch) -> None:
     """Run until the checkpoint of an epoch is written, and no further."""
     saved = []
-    save = attackers.save_atomically
+    save = fitting.save_atomically
 
     def save_and_die(state, path):
         save(state, path)
@@ -139,7 +141,7 @@ def killed_after(job: AttackJob, num_epochs: int, monkeypatch) -> None:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(attackers, "save_atomically", save_and_die)
+        patch.setattr(fitting, "save_atomically", save_and_die)
         run_attack(job)
 
 

@@ -31,6 +31,8 @@ class OneColour:
 def drawn(folder, method, shares=(None,)):
     """(pictures, judgement) of a method whose raw clips are `RAW` and whose releases are `RELEASED`."""
     judgement = made_judgement(folder / "made", method, shares)
+    params, target = tiny_params(), folder / "evaluate" / method
+    metrics = write_results(judgement, params, target, None)
     sizes = {"train": 3, "val": 3, "test": 12}
     clips = {split: np.broadcast_to(np.array(RAW, np.uint8), (count, 6, 16, 16, 3)) for split, count in sizes.items()}
     actions = {split: np.arange(count) % 3 for split, count in sizes.items()}
@@ -39,8 +41,6 @@ def drawn(folder, method, shares=(None,)):
     judgement = dataclasses.replace(
         judgement, shards=shards, released={share: OneColour(released) for share, released in judgement.released.items()}
     )
-    params, target = tiny_params(), folder / "evaluate" / method
-    metrics = write_results(judgement, params, target, None)
     metrics["attackers"]["privacy-cnn2d"]["ap"]["hat"] = None  # as of an attribute that no test clip has
     return write_pictures(judgement, metrics, params, target)
 

@@ -1,0 +1,212 @@
+"""Test clips for human eyes: the same ones as every method releases them, and what the anonymizer kept of them and why.
+
+n clips, T frames, S side, L slices, N tubelets a slice (in rows and columns), M sparsification blocks.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+
+from stprivacy.config import BaselineKind, Params
+from stprivacy.data.boxes import BoxViews, resolve_boxes
+from stprivacy.data.clips import ClipViews, ShardReader
+from stprivacy.data.codec import through_codec
+from stprivacy.errors import UserError
+from stprivacy.evaluation.released import Method, load_method
+from stprivacy.models.anonymizer import Anonymizer
+from stprivacy.models.baselines import BOXED
+from stprivacy.models.channel import to_float, to_uint8, transmit
+from stprivacy.randomness import keyed_normal
+
+RAW = "raw"
+BASELINE_MODELS, CACHE = Path("models/baselines"), Path(".cache/stprivacy/evaluate")
+LEARNED_BASELINES = get_args(BaselineKind)
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """Raw clips with what is true of them."""
+
+    dataset: str
+    keys: tuple[str, ...]
+    actions: tuple[str, ...]
+    """The action's name, a clip."""
+    attributes: np.ndarray
+    """bool (n, A)."""
+    attribute_names: tuple[str, ...]
+    pixels: np.ndarray
+    """uint8 (n, T, S, S, 3)."""
+    boxes: np.ndarray | None = None
+    """bool (n, T, S, S), which pixels lie in a person's box; None where no method asks."""
+
+    def caption(self, index: int) -> str:
+        """What is true of a clip, in words."""
+        present = [name.replace("_", " ") for name, value in zip(self.attribute_names, self.attributes[index], strict=True) if value]
+        return f"action: {self.actions[index].replace('_', ' ')} · attributes: {', '.join(present) or 'none'} · {self.keys[index]}"
+
+
+@dataclass(frozen=True)
+class Release:
+    """Clips as one method releases them at one kept share."""
+
+    method: str
+    kept_share: float | None
+    """None for a method that drops nothing."""
+    pixels: np.ndarray
+    """uint8 (n, T, S, S, 3)."""
+
+    @property
+    def note(self) -> str:
+        return "" if self.kept_share is None else f"kept share {self.kept_share:g}"
+
+
+def title_of(method: str, kept_share: float | None) -> str:
+    """How a release is called in pictures and tables."""
+    return method if kept_share is None else f"{method}, kept share {kept_share:g}"
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What each sparsification block kept, and how sure its scorer was; bool and float (n, M, L, rows, columns)."""
+
+    kept: np.ndarray
+    probabilities: np.ndarray
+    """Keep probability; NaN for a tubelet that an earlier block had dropped, which nobody asks about any more."""
+
+
+def spread_rows(actions: np.ndarray, count: int) -> list[int]:
+    """`count` test clips, a first one of each action, actions evenly spread; further ones where there are fewer actions."""
+    order = np.argsort(actions, kind="stable")
+    place_in_action = np.concatenate([np.arange(number) for number in np.unique(actions, return_counts=True)[1]])
+    in_turn = order[np.argsort(place_in_action, kind="stable")]  # first clips of all actions, then second ones …
+    num_actions = len(np.unique(actions))
+    firsts = in_turn[:num_actions]
+    if count <= num_actions:
+        return [int(index) for index in firsts[np.linspace(0, num_actions - 1, count).round().astype(int)]]
+    return [int(index) for index in in_turn[:count]]
+
+
+def pick_clips(
+    params: Params, shards: Path, keys: Sequence[str] = (), count: int | None = None, split: str = "test", methods: Sequence[str] = ()
+) -> LabelledClips:
+    """The middle view of some test clips: those named by `keys`, else `count` of them, else all; with boxes if one of `methods` needs them.
+
+    Raises UserError when there are no shards, or no such clip.
+    """
+    reader, attack = ShardReader(shards, split), params.evaluate.attack
+    unknown = [key for key in keys if key not in reader.keys]
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such {split} clip in {shards}; keys look like {reader.keys[0]}")
+    if keys:
+        rows = [reader.keys.index(key) for key in keys]
+    else:
+        rows = list(range(len(reader))) if count is None else spread_rows(reader.actions, min(count, len(reader)))
+    views = ClipViews(reader, params.clip, attack.num_clips, attack.num_crops)
+    middle = attack.num_clips * attack.num_crops // 2
+    boxes = None
+    if set(BOXED) & set(methods):
+        found = BoxViews(views, resolve_boxes(params.evaluate.boxes, params.dataset, CACHE), CACHE)
+        boxes = np.stack([found[row][middle] for row in rows])
+    return LabelledClips(
+        dataset=reader.info.name,
+        keys=tuple(reader.keys[row] for row in rows),
+        actions=tuple(reader.info.actions[reader.actions[row]] for row in rows),
+        attributes=reader.attributes[rows] > 0.5,
+        attribute_names=reader.info.attributes,
+        pixels=np.stack([views[row][middle] for row in rows]),
+        boxes=boxes,
+    )
+
+
+
+@dataclass(frozen=True)
+class Releaser:
+    """A method at a kept share, ready to release clips."""
+
+    name: str
+    kept_share: float | None
+    method: Method | None
+    """None for raw video, which is shown as it is."""
+
+    @property
+    def title(self) -> str:
+        return title_of(self.name, self.kept_share)
+
+    @torch.inference_mode()
+    def show(self, clips: np.ndarray, boxes: np.ndarray | None = None, seed: int | None = None) -> Release:
+        """Clips uint8 (n, T, S, S, 3) as they are released, with boxes (n, T, S, S) for a method that hides those.
+
+        `seed`: None draws the noise anew (see `stprivacy.release.clips`). Raises UserError where boxes are needed and not given.
+        """
+        if self.method is None:
+            return Release(self.name, None, clips)
+        key = ("picture", secrets.randbits(63) if seed is None else seed)
+        channel, share = self.method.channel, 1.0 if self.kept_share is None else self.kept_share
+        released = np.empty_like(clips)
+        for first in range(0, len(clips), BATCH):
+            batch = to_float(torch.from_numpy(clips[first : first + BATCH]))
+            noise = keyed_normal(batch.shape[1:], key, range(first, first + len(batch))) if channel.noise else None
+            masks = None if boxes is None else torch.from_numpy(boxes[first : first + BATCH])
+            painted = self.method.paint(batch, share, masks)
+            shown = to_uint8(transmit(painted, channel, self.method.tubelet, noise)).numpy()
+            released[first : first + len(batch)] = shown if channel.codec_crf is None else through_codec(shown, channel.codec_crf)
+        return Release(self.name, self.kept_share, released)
+
+
+def releasers(params: Params, model: Path, methods: Sequence[str], kept_shares: Sequence[float]) -> list[Releaser]:
+    """The methods named, one that drops tubelets at each kept share; `model`: where stprivacy's is.
+
+    Raises UserError for an unknown method, and for a model that isn't there or was made for other clips.
+    """
+    found = []
+    for name in methods:
+        folder = BASELINE_MODELS / name / "anonymizer" if name in LEARNED_BASELINES else model
+        method = None if name == RAW else load_method(name, folder, params.clip, params.channel)
+        shares = kept_shares if method is not None and method.num_sparsifications else (None,)
+        found += [Releaser(name, share, method) for share in shares]
+    return found
+
+
+def methods_of(params: Params) -> list[str]:
+    """All methods of an experiment but raw video: filters, then learned baselines, the anonymizer last."""
+    named = [name for name in (*params.evaluate.methods, *params.baselines.methods) if name != RAW]
+    return sorted(dict.fromkeys(named), key=lambda name: (name == "stprivacy", name in LEARNED_BASELINES))
+
+
+def load_learned(params: Params, model: Path) -> Anonymizer:
+    """The anonymizer of a folder, for its decisions. Raises UserError for one of other clips, and for one that drops nothing."""
+    method = load_method("stprivacy", model, params.clip, params.channel)
+    if not method.num_sparsifications or not isinstance(method.anonymizer, Anonymizer):
+        raise UserError(f"{model}: has no sparsification, so it scores nothing; take `stprivacy picture grid`")
+    return method.anonymizer
+
+
+@torch.inference_mode()
+def decisions(anonymizer: Anonymizer, clips: np.ndarray, kept_share: float) -> Decisions:
+    """What the deployed anonymizer keeps of clips uint8 (n, T, S, S, 3), block by block, with the probabilities behind it.
+
+    The deployed path gathers what is kept; with its decisions given, the training path computes the same tokens and says the
+    probabilities, too. Raises UserError for a kept share outside (0, 1).
+    """
+    if not 0 < kept_share < 1:
+        raise UserError(f"--kept-share {kept_share:g}: at 1 nothing is dropped and nothing is scored; take a share between 0 and 1")
+    ratio = kept_share ** (1 / anonymizer.num_sparsifications)
+    slices, rows, columns = anonymizer.grid
+    kept, probabilities = [], []
+    for first in range(0, len(clips), BATCH):
+        batch = to_float(torch.from_numpy(clips[first : first + BATCH]))
+        taken = anonymizer.eval()(batch, ratio).decisions  # M of (B, L, N)
+        scored = anonymizer.train()(batch, ratio, decisions=[one.flatten(1) for one in taken]).probabilities
+        kept.append(torch.stack(taken, 1).bool().numpy())
+        probabilities.append(torch.stack(scored, 1).numpy())
+    anonymizer.eval()
+    shape = (len(clips), anonymizer.num_sparsifications, slices, rows, columns)
+    keep = np.concatenate(kept).reshape(shape)
+    asked = np.concatenate([np.ones_like(keep[:, :1]), keep[:, :-1]], axis=1)
+    return Decisions(keep, np.where(asked, np.concatenate(probabilities).reshape(shape), np.nan))
