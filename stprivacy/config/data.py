@@ -59,6 +59,30 @@ class WeizmannDataset(_Dataset):
     """k: test holds the cells with (person + action) mod 5 = k."""
 
 
+class CelebVDataset(_Dataset):
+    """CelebV-HQ: 35,666 face clips; the expression is to be recognised, some looks are to be hidden. Labels and clips are downloaded."""
+
+    kind: Literal["celebv-hq"]
+    annotations: str
+    """The published label file, celebvhq_info.json."""
+    hidden: Annotated[tuple[str, ...], Field(min_length=1)] = ("young", "pointy_nose", "male", "rosy_cheeks", "brown_hair")
+    """Which of the 40 appearance attributes are private; the paper's five."""
+    train_share: Share = 0.6
+    """The paper's random 60/40 division, drawn from `seed` over source videos, so that no video is on both sides."""
+
+
+class PHVUDataset(_Dataset):
+    """P-HVU: videos of HVU that have tags of an action, an object and a scene; the action is to be recognised, the rest to be hidden."""
+
+    kind: Literal["p-hvu"]
+    annotations: str
+    """Folder of HVU's three files: HVU_Train_V1.0.csv, HVU_Val_V1.0.csv and HVU_Tags_Categories_V1.0.csv."""
+    hidden: Annotated[tuple[Literal["object", "scene"], ...], Field(min_length=1)] = ("object", "scene")
+    """Categories whose tags are private attributes."""
+    least_videos: Annotated[int, Field(ge=1)] = 100
+    """A tag with fewer training videos is neither an action nor an attribute."""
+
+
 class FolderDataset(_Dataset):
     """Any folder of videos with a CSV of labels.
 
@@ -70,7 +94,9 @@ class FolderDataset(_Dataset):
     """Path of the CSV file."""
 
 
-Dataset = Annotated[SyntheticDataset | VPDataset | PADataset | WeizmannDataset | FolderDataset, Field(discriminator="kind")]
+Dataset = Annotated[
+    SyntheticDataset | VPDataset | PADataset | WeizmannDataset | CelebVDataset | PHVUDataset | FolderDataset, Field(discriminator="kind")
+]
 
 
 class Clip(Section):

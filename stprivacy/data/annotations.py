@@ -1,7 +1,8 @@
 """Which videos a data set has and what is known of each: file, action, split, group, attributes.
 
 One function a kind of data set, all giving `Catalogue`; what the labels and the folder do not agree on is counted in its
-report. VP-HMDB51 and VP-UCF101 are in `annotations_vp.py`, PA-HMDB51 is in `annotations_pa.py`.
+report. VP-HMDB51 and VP-UCF101 are in `annotations_vp.py`, PA-HMDB51 is in `annotations_pa.py`, CelebV-HQ in
+`annotations_celebv.py`, P-HVU in `annotations_hvu.py`.
 """
 
 import csv
@@ -198,6 +199,24 @@ def match_files(root: Path, labelled: Iterable[str]) -> tuple[dict[str, Path], d
         example = next(iter(sorted(names.values())))
         raise UserError(f"{root}: none of the {len(names)} labelled videos is there; they are expected as {example}.avi or .mp4")
     return found, {"labels without a file": sorted(set(names.values()) - found.keys()), "files without a label": unlabelled}
+
+
+def named_files(root: Path, labelled: Iterable[str], example: str) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """Files anywhere below `root` that are called as labelled videos are, letter for letter: name → path, and what does not match.
+
+    For YouTube's ids, in which capitals count. Raises UserError when no labelled video is there, or one is there twice.
+    """
+    names, found, unlabelled = set(labelled), dict[str, Path](), list[str]()
+    for path in videos_below(root):
+        if path.stem not in names:
+            unlabelled.append(path.relative_to(root).as_posix())
+        elif path.stem in found:
+            raise UserError(f"{root}: {path.stem} is there twice, {found[path.stem]} and {path}; remove one")
+        else:
+            found[path.stem] = path
+    if not found:
+        raise UserError(f"{root}: none of the {len(names)} labelled videos is there; they are expected as {example}")
+    return found, {"labels without a file": sorted(names - found.keys()), "files without a label": unlabelled}
 
 
 def checked(catalogue: Catalogue, place: str) -> Catalogue:

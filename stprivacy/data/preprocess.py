@@ -9,10 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 from stprivacy.config import (
+    CelebVDataset,
     Clip,
     Dataset,
     FolderDataset,
     PADataset,
+    PHVUDataset,
     Preprocess,
     SyntheticDataset,
     VPDataset,
@@ -21,6 +23,8 @@ from stprivacy.config import (
 )
 from stprivacy.data import annotations, synthetic
 from stprivacy.data.annotations import Catalogue
+from stprivacy.data.annotations_celebv import celebv
+from stprivacy.data.annotations_hvu import phvu
 from stprivacy.data.annotations_pa import pa
 from stprivacy.data.annotations_vp import vp
 from stprivacy.data.decode import Decoded, decode_all, write_quarantine
@@ -43,6 +47,10 @@ def catalogue_of(dataset: Dataset, cache: Path, num_processes: int) -> Catalogue
             found = pa(dataset)
         case WeizmannDataset():
             found = annotations.weizmann(dataset)
+        case CelebVDataset():
+            found = celebv(dataset)
+        case PHVUDataset():
+            found = phvu(dataset)
         case FolderDataset():
             found = annotations.folder(dataset)
     return cut_val(annotations.checked(found, dataset.source), dataset.val_share, dataset.seed)
