@@ -1,0 +1,155 @@
+"""Ablations: a declared grid of changes to params.yaml, played as DVC experiments, and the table of what they did.
+
+DVC is called as a person would call it: `dvc exp run --queue -S …` for every row and seed, then the queue is worked off in
+folders of its own, so that the workspace stays as it is. What an experiment found is read from `dvc exp show --json`.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stprivacy.config.base import Section
+from stprivacy.errors import RunError, UserError
+
+FIGURES = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")
+METRICS = "results/evaluate/{method}/metrics.json"
+
+
+class Row(Section):
+    """One line of the table: what is changed, and in words."""
+
+    what: str = Field(min_length=1)
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Keys of params.yaml and their values here."""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """`key=value`, as `dvc exp run -S` takes them."""
+        return tuple(f"{key}={_for_hydra(value)}" for key, value in self.set.items())
+
+
+class Grid(Section):
+    """A file of params/ablations/: rows by name, the first being the one that the others are compared with."""
+
+    rows: dict[str, Row] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A row at one seed of training."""
+
+    row: str
+    seed: int
+    changes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """How DVC calls it."""
+        return f"ablate-{self.row}-seed-{self.seed}"
+
+
+def read_grid(path: Path) -> Grid:
+    """A grid file. Raises UserError naming key and mend."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; there are {', '.join(map(str, sorted(Path('params/ablations').glob('*.yaml'))))}")
+    try:
+        return Grid.model_validate(YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {})
+    except YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())[:160]}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; a row has `what` and `set`") from None
+
+
+def experiments(grid: Grid, rows: Sequence[str], seeds: Iterable[int]) -> list[Experiment]:
+    """Every row (of those named, or all) at every seed. Raises UserError for a row that is not in the grid."""
+    unknown = [row for row in rows if row not in grid.rows]
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such row; there are {', '.join(grid.rows)}")
+    chosen = {name: row for name, row in grid.rows.items() if not rows or name in rows}
+    return [Experiment(name, seed, (*row.changes, f"train.seed={seed}")) for name, row in chosen.items() for seed in seeds]
+
+
+def queue_command(experiment: Experiment, method: str) -> list[str]:
+    """The command that puts an experiment into DVC's queue, as a person may type it."""
+    changes = [word for change in experiment.changes for word in ("-S", change)]
+    copied = ["-C", "data/raw"] if Path("data/raw").exists() else []  # videos that git does not know and a temporary folder would miss
+    return ["dvc", "exp", "run", "--queue", "--name", experiment.name, *copied, *changes, f"evaluate@{method}"]
+
+
+def play(pending: Sequence[Experiment], method: str, jobs: int) -> None:
+    """Queue the experiments and work the queue off; returns when all have ended. Raises RunError when DVC refuses."""
+    for experiment in pending:
+        _dvc(queue_command(experiment, method), quiet=True)
+        print(f"queued {experiment.name}: {' '.join(experiment.changes)}", flush=True)
+    if pending:
+        _dvc(["dvc", "exp", "run", "--run-all", "--jobs", str(jobs)], quiet=False)
+
+
+def finished(method: str) -> dict[str, dict[str, float]]:
+    """The figures of every finished experiment by its name."""
+    shown = json.loads(_dvc(["dvc", "exp", "show", "--json", "--all-commits", "--hide-queued", "--hide-failed"], quiet=True))
+    return dict(_found(shown, METRICS.format(method=method)))
+
+
+def _found(shown: list[dict[str, Any]], path: str) -> Iterable[tuple[str, dict[str, float]]]:
+    for baseline in shown:
+        for experiment in baseline.get("experiments") or []:
+            tip = experiment["revs"][0]
+            metrics = (((tip.get("data") or {}).get("metrics") or {}).get(path) or {}).get("data")
+            if metrics:
+                privacy = metrics["privacy"]
+                values = (metrics["action"]["top1"], privacy["cmap"], privacy["f1"], metrics["leak_removed"])
+                yield tip["name"] or experiment["name"], dict(zip(FIGURES, values, strict=True))
+
+
+def table(grid: Grid, seeds: Iterable[int], found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """A row a row of the grid with at least one finished seed: means, spread (largest − smallest) of cMAP, how many seeds."""
+    lines = []
+    for name, row in grid.rows.items():
+        runs = [found[one] for one in (Experiment(name, seed, ()).name for seed in seeds) if one in found]
+        if runs:
+            mean = {figure: sum(run[figure] for run in runs) / len(runs) for figure in FIGURES}
+            cmaps = [run["privacy_cmap"] for run in runs]
+            lines.append({"row": name, **mean, "spread": max(cmaps) - min(cmaps), "seeds": len(runs), "what": row.what})
+    return lines
+
+
+def markdown(lines: Sequence[dict[str, Any]]) -> str:
+    """The table for people; the difference is to the first row."""
+    head = "| ablation | action top-1 ↑ | cMAP ↓ | to the first | F1 ↓ | leak removed ↑ | seeds | what |"
+    rows = [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
+    for line in lines:
+        cmap = f"{line['privacy_cmap']:.3f}" + (f" ± {line['spread'] / 2:.3f}" if line["seeds"] > 1 else "")
+        difference = "" if line is lines[0] else f"{line['privacy_cmap'] - lines[0]['privacy_cmap']:+.3f}"
+        figures = f"{line['action_top1']:.3f} | {cmap} | {difference} | {line['privacy_f1']:.3f} | {line['leak_removed']:.2f}"
+        rows.append(f"| {line['row']} | {figures} | {line['seeds']} | {line['what']} |")
+    return "\n".join(rows) + "\n"
+
+
+def _for_hydra(value: Any) -> str:
+    """A value in the grammar of `dvc exp run -S`, which is Hydra's: lists and maps without quotes around plain words."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_for_hydra(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_for_hydra, value)) + "]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _dvc(command: Sequence[str], quiet: bool) -> str:
+    """Run DVC from this environment. Raises RunError with its last line."""
+    words = [sys.executable, "-m", *command]
+    pipe = subprocess.PIPE if quiet else None
+    done = subprocess.run(words, text=True, check=False, stdout=pipe, stderr=pipe)
+    if done.returncode:
+        last = " ".join((done.stderr or "see above").strip().splitlines()[-1:])
+        raise RunError(f"{' '.join(command[:4])}: {last}")
+    return done.stdout or ""

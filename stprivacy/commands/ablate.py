@@ -1,0 +1,67 @@
+"""`stprivacy ablate`: what each part of the method is worth, by leaving it out. Imports wait until the command runs."""
+
+import csv
+import shlex
+from pathlib import Path
+
+import click
+
+from stprivacy.errors import RunError, UserError
+
+TABLE = Path("results/ablations")
+
+
+@click.command()
+@click.argument("rows", nargs=-1, metavar="[ROW]...")
+@click.option("--grid", "path", default=Path("params/ablations/paper.yaml"), show_default=True, type=click.Path(path_type=Path),
+              help="The file that declares the rows.")  # fmt: skip
+@click.option("--seeds", default="0", show_default=True, metavar="N,N,…", help="Seeds of training; a claim needs three.")
+@click.option("--method", default="stprivacy", show_default=True, help="The method of evaluate.methods that is judged.")
+@click.option("--jobs", default=1, show_default=True, help="Experiments side by side.")
+@click.option("--dry-run", is_flag=True, help="Print the DVC commands and run nothing.")
+@click.option("--table", "only_table", is_flag=True, help="Run nothing; make the table of what has finished.")
+def ablate(rows: tuple[str, ...], path: Path, seeds: str, method: str, jobs: int, dry_run: bool, only_table: bool) -> None:
+    """Play every ROW of a grid of ablations (all of them by default) as a DVC experiment, and make the table.
+
+    Each row is `dvc exp run --queue -S …` on the experiment that is in place; the queue is then worked off in folders of its own, and the
+    workspace stays as it is. What has finished is not played again. The table goes to results/ablations/<grid>.md and .csv.
+
+    \b
+    stprivacy ablate --dry-run                          what would run
+    stprivacy ablate both no-sparsification --seeds 0,1,2
+    stprivacy ablate --grid params/ablations/beyond.yaml
+    stprivacy ablate --table                            the table so far
+    """
+    from stprivacy import ablation
+
+    grid, numbers = ablation.read_grid(path), _seeds(seeds)
+    wanted = ablation.experiments(grid, rows, numbers)
+    if dry_run:
+        for experiment in wanted:
+            click.echo(shlex.join(ablation.queue_command(experiment, method)))
+        click.echo(f"dvc exp run --run-all --jobs {jobs}")
+        return
+    found = ablation.finished(method)
+    if not only_table:
+        ablation.play([experiment for experiment in wanted if experiment.name not in found], method, jobs)
+        found = ablation.finished(method)
+    lines = ablation.table(grid, numbers, found)
+    if not lines:
+        raise UserError(f"{path}: no row of it has finished yet; `stprivacy ablate` plays them")
+    TABLE.mkdir(parents=True, exist_ok=True)
+    (TABLE / f"{path.stem}.md").write_text(ablation.markdown(lines), encoding="utf-8")
+    with open(TABLE / f"{path.stem}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    click.echo(ablation.markdown(lines), nl=False)
+    failed = [experiment.name for experiment in wanted if experiment.name not in found]
+    if failed and not only_table:
+        raise RunError(f"{len(failed)} of {len(wanted)} have no result ({', '.join(failed[:3])} …); `dvc queue logs NAME` says why")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text}: numbers with commas between them; for example 0,1,2") from None

@@ -1,0 +1,118 @@
+"""Ablations: from a declared grid to DVC's commands, and from what DVC shows to the table."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from stprivacy import ablation
+from stprivacy.cli import cli
+from stprivacy.config import Params
+from stprivacy.errors import RunError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GRID = """
+rows:
+  both: {what: as it is}
+  no-sparsification: {what: anonymization alone, set: {model.sparsify_before: []}}
+"""
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "params/ablations/paper.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(GRID)
+    return path
+
+
+def shown(*named: tuple[str, float]) -> list:
+    """What `dvc exp show --json` prints, for experiments with these cMAPs."""
+    path = ablation.METRICS.format(method="stprivacy")
+    metrics = lambda cmap: {"action": {"top1": 0.9}, "privacy": {"cmap": cmap, "f1": 0.5}, "leak_removed": 0.6}  # noqa: E731
+    revs = [{"revs": [{"name": name, "data": {"metrics": {path: {"data": metrics(cmap)}}}}], "name": name} for name, cmap in named]
+    without = {"revs": [{"name": "half", "data": {"metrics": {}}}], "name": "half"}
+    return [{"rev": "workspace", "experiments": None}, {"rev": "abc", "experiments": [*revs, without]}]
+
+
+def test_every_row_at_every_seed_is_one_dvc_command(grid):
+    lines = CliRunner().invoke(cli, ["ablate", "--dry-run", "--seeds", "0,1"]).output.splitlines()
+    assert len(lines) == 5
+    assert lines[2] == (
+        "dvc exp run --queue --name ablate-no-sparsification-seed-0 -S 'model.sparsify_before=[]' -S train.seed=0 evaluate@stprivacy"
+    )
+    assert lines[4] == "dvc exp run --run-all --jobs 1"
+
+
+def test_the_table_has_means_spread_and_the_difference_to_the_first_row(grid):
+    found = dict(ablation._found(shown(("ablate-both-seed-0", 0.6), ("ablate-both-seed-1", 0.7), ("ablate-no-sparsification-seed-0", 0.8)),
+                                 ablation.METRICS.format(method="stprivacy")))  # fmt: skip
+    lines = ablation.table(ablation.read_grid(grid), (0, 1), found)
+    assert [(line["row"], line["seeds"]) for line in lines] == [("both", 2), ("no-sparsification", 1)]
+    assert lines[0]["privacy_cmap"] == pytest.approx(0.65) and lines[0]["spread"] == pytest.approx(0.1)
+    assert "+0.150" in ablation.markdown(lines).splitlines()[3]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params/ablations").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_row_that_is_shipped_names_keys_of_params_yaml_and_makes_valid_params(path):
+    plain = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+    for name, row in ablation.read_grid(path).rows.items():
+        changed = copy.deepcopy(plain)
+        for key, value in row.set.items():
+            *sections, last = key.split(".")
+            section = changed
+            for part in sections:
+                section = section[part]
+            assert last in section, f"{name}: {key}: `dvc exp run -S` changes only keys that the file has"
+            section[last] = value
+        Params.model_validate(changed)
+
+
+def test_values_are_written_as_dvc_parses_them():
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    value = {"a": [1, 2.5], "b": {"kind": "cnn3d", "start": None, "on": False}}
+    row = ablation.Row(what="x", set={"key": [value, "word"], "empty": []})
+    parsed = [OverridesParser.create().parse_override(change).value() for change in row.changes]
+    assert parsed == [[value, "word"], []]
+
+
+def test_what_has_finished_is_not_played_again_and_a_failure_is_told(grid, monkeypatch):
+    played = []
+
+    def dvc(command, quiet):
+        played.append(" ".join(command))
+        return json.dumps(shown(("ablate-both-seed-0", 0.6))) if "show" in command else ""
+
+    monkeypatch.setattr(ablation, "_dvc", dvc)
+    outcome = CliRunner().invoke(cli, ["ablate"])
+    queued = [command for command in played if "--queue" in command]
+    assert len(queued) == 1 and "no-sparsification" in queued[0]
+    assert isinstance(outcome.exception, RunError) and "ablate-no-sparsification-seed-0" in str(outcome.exception)
+    assert (grid.parents[2] / "results/ablations/paper.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("rows: {}", "rows"),
+        ("rows: {a: {set: {x: 1}}}", "rows.a.what"),
+        ("rows: {a: {what: b, sets: {}}}", "rows.a.sets"),
+        ("{", "not YAML"),
+    ],
+)
+def test_a_bad_grid_is_one_line_with_the_key(grid, text, problem):
+    grid.write_text(text)
+    outcome = CliRunner().invoke(cli, ["ablate", "--dry-run"])
+    assert isinstance(outcome.exception, UserError) and problem in str(outcome.exception)
+
+
+def test_unknown_rows_and_seeds_are_refused(grid):
+    for words, problem in ((["nothing"], "no such row"), (["--seeds", "a"], "--seeds a")):
+        outcome = CliRunner().invoke(cli, ["ablate", "--dry-run", *words])
+        assert isinstance(outcome.exception, UserError) and problem in str(outcome.exception)
