@@ -16,14 +16,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.pareto", description=__doc__)
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="the experiment (default: params.yaml)")
     params = load_params(parser.parse_args().params)
-    inputs = [RESULTS / "evaluate" / method for method in ("raw", *params.evaluate.methods)] + [RESULTS / "sweep"]
+    methods = (*params.evaluate.methods, *params.baselines.methods)
+    inputs = [RESULTS / "evaluate" / method for method in ("raw", *methods)] + [RESULTS / "sweep"]
     with timed("pareto"), tracking.start("pareto", params, "front", inputs, again=True) as run:
         from stprivacy.evaluation.front_text import note
         from stprivacy.evaluation.page import draw_front, write_page
         from stprivacy.evaluation.pareto import find_front, rows, write_front
         from stprivacy.tracking_front import log_front, log_points
 
-        front = find_front(RESULTS, params.evaluate.methods, params.pareto.policy)
+        front = find_front(RESULTS, methods, params.pareto.policy)
         run_ids = log_points(run, rows(front), params)
         metrics = write_front(front, run_ids, OUTPUT)
         rendered = params.dataset.kind == "vp-synth"

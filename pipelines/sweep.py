@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from pipelines.submit import here_or_as_job
 from stprivacy import tracking
 from stprivacy.config import PARAMS_FILE, load_params
 from stprivacy.errors import UserError, exit_with_one_line
@@ -16,7 +17,13 @@ OUTPUTS = {"results": Path("results/sweep"), "models": Path("models/sweep")}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.sweep", description=__doc__)
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="the experiment (default: params.yaml)")
-    params = load_params(parser.parse_args().params)
+    params_file = parser.parse_args().params
+    here_or_as_job("sweep", lambda: sweep_here(params_file), params_file)
+
+
+def sweep_here(params_file: Path) -> None:
+    """Read params and inputs, carry out the trials, leave their table and models."""
+    params = load_params(params_file)
     shards = Path("data/shards") / params.dataset.name
     for needed, stage in ((shards / "index.jsonl", "shard"), (RAW, "evaluate-raw"), (INIT / "anonymizer.safetensors", "train")):
         if not needed.exists():

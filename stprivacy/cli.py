@@ -7,7 +7,12 @@ from pathlib import Path
 import click
 
 from stprivacy import __version__
-from stprivacy.commands import release
+from stprivacy.commands import picture, release, study
+from stprivacy.commands.ablate import ablate
+from stprivacy.commands.compare import compare
+from stprivacy.commands.results import results
+from stprivacy.commands.services import services
+from stprivacy.commands.storage import purge
 from stprivacy.errors import UserError, exit_with_one_line
 
 PARAMS, SHIPPED, RESULTS = Path("params.yaml"), Path("params"), Path("results")
@@ -65,7 +70,7 @@ def _shipped() -> dict[str, Path]:
 def list_() -> None:
     """Name the ready-made files, with the first line of each."""
     for name, path in _shipped().items():
-        click.echo(f"{name:16} {path.read_text().splitlines()[0].removeprefix('#').strip()}")
+        click.echo(f"{name:20} {path.read_text().splitlines()[0].removeprefix('#').strip()}")
 
 
 @params.command()
@@ -118,7 +123,8 @@ def check(files: tuple[Path, ...]) -> None:
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown, with the AP of every attribute.")
 @click.option("--into", type=click.Path(path_type=Path), help=f"Put the Markdown into this file, between {TABLE_BEGIN} and {TABLE_END}.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw test clips, raw and released by every method, into this PNG.")
-def show(markdown: bool, into: Path | None, figure: Path | None) -> None:
+@click.option("--no-raw", is_flag=True, help="Leave raw frames out of the figure. Those of real people are refused otherwise.")
+def show(markdown: bool, into: Path | None, figure: Path | None, no_raw: bool) -> None:
     """Print what fresh attackers found on the released test clips, beside raw video, the blurs and the floors.
 
     \b
@@ -128,6 +134,8 @@ def show(markdown: bool, into: Path | None, figure: Path | None) -> None:
     """
     from stprivacy.evaluation import report
 
+    if figure and not no_raw:
+        _refuse_raw_figure()
     if into:
         put_between_markers(into, report.markdown(RESULTS))
         click.echo(f"{into}: table written")
@@ -142,7 +150,15 @@ def show(markdown: bool, into: Path | None, figure: Path | None) -> None:
         from stprivacy.evaluation.pictures import overview
 
         figure.parent.mkdir(parents=True, exist_ok=True)
-        click.echo(f"{overview(RESULTS, figure)}: drawn")
+        click.echo(f"{overview(RESULTS, figure, show_raw=not no_raw)}: drawn")
+
+
+def _refuse_raw_figure() -> None:
+    """Raises UserError, before anything is written, where the figure would show real people unasked."""
+    from stprivacy.config import load_params
+    from stprivacy.evaluation.raw_frames import refuse_raw_results
+
+    refuse_raw_results(load_params(PARAMS), RESULTS, "draw released frames alone with --no-raw")
 
 
 @cli.command()
@@ -187,6 +203,11 @@ def times() -> None:
     click.echo(f"{'together':{width}} {whole:8.1f} s, {whole / 60:.1f} minutes")
 
 
+cli.add_command(results)
+cli.add_command(ablate)
+cli.add_command(compare)
+
+
 # ------------------------------------------------------------------------------------------------ labels
 
 
@@ -214,3 +235,16 @@ def import_(pickle: Path, out: Path) -> None:
 cli.add_command(release.anonymize)
 cli.add_command(release.promote)
 cli.add_command(release.registry)
+
+# ------------------------------------------------------------------------------------------------ servers on this machine
+
+cli.add_command(services)
+
+# ------------------------------------------------------------------------------------------------ what is kept of videos
+
+cli.add_command(purge)
+
+# ------------------------------------------------------------------------------------------------ for human eyes
+
+cli.add_command(picture.picture)
+cli.add_command(study.study)

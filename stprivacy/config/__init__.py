@@ -7,27 +7,33 @@ experiment (addresses, worker counts) comes from the environment, through `Envir
 from stprivacy.config.base import Section
 from stprivacy.config.data import (
     VP_ATTRIBUTES,
+    CelebVDataset,
     Clip,
     Dataset,
     FolderDataset,
     PADataset,
+    PHVUDataset,
     Preprocess,
     Shard,
     SyntheticDataset,
     VPDataset,
     WeizmannDataset,
 )
-from stprivacy.config.evaluation import Attack, Evaluate, Pareto, Policy, Register, Tracking
+from stprivacy.config.evaluation import Attack, AttackerKind, Evaluate, Pareto, Policy, Register, Tracking
 from stprivacy.config.networks import Channel, Model, NetworkKind, Recognizers
 from stprivacy.config.params import Params
 from stprivacy.config.reading import PARAMS_FILE, Environment, config_hash, load_params
-from stprivacy.config.training import Adversary, ClosedForm, Game, InitPhase, Range, Sweep, Train
+from stprivacy.config.training import Adversary, BaselineKind, Baselines, ClosedForm, Game, InitPhase, Range, Sweep, Train
 
 __all__ = [
     "PARAMS_FILE",
     "VP_ATTRIBUTES",
     "Adversary",
     "Attack",
+    "AttackerKind",
+    "BaselineKind",
+    "Baselines",
+    "CelebVDataset",
     "Channel",
     "Clip",
     "ClosedForm",
@@ -40,6 +46,7 @@ __all__ = [
     "Model",
     "NetworkKind",
     "PADataset",
+    "PHVUDataset",
     "Params",
     "Pareto",
     "Policy",

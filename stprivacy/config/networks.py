@@ -6,10 +6,17 @@ from pydantic import Field, model_validator
 
 from stprivacy.config.base import Count, KeepRatio, Positive, Section, Share
 
+ModelKind = Literal["stprivacy", "unet", "itnet", "collective"]
+
 
 class Model(Section):
-    """The STPrivacy anonymizer (paper §3): a video transformer with sparsification before some of its blocks."""
+    """The anonymizer: STPrivacy's (paper §3), a video transformer with sparsification before some of its blocks, or a frame network."""
 
+    kind: ModelKind = "stprivacy"
+    """`unet` (as SPAct's), `itnet` (as VITA's) and `collective` (encoder and decoder) repaint every frame by itself and drop nothing:
+    they read `base_width` alone, none of the other keys."""
+    base_width: Count | None = None
+    """Channels of a frame network's first layer; null for the published 64 (unet) or 32 (itnet, collective)."""
     tubelet: tuple[Count, Count, Count] = (2, 8, 8)
     """Frames, rows and columns of a tubelet (δT, δH, δW)."""
     width: Count = 64
@@ -19,11 +26,24 @@ class Model(Section):
     num_heads: Count = 4
     mlp_ratio: Positive = 2
     sparsify_before: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2)
-    """Blocks (counted from 0) before which a sparsification decision is taken; empty for none."""
+    """Blocks (counted from 0) before which a sparsification decision is taken; empty for none (anonymization only)."""
     keep_ratio: KeepRatio = 0.8367
     """r: share of a slice's tokens that one sparsification keeps (the paper's α); M of them leave r^M."""
     keep_bias: float = 2.0
     """Initial bias of the scorer towards keeping; the paper has 0."""
+    aggregation: Annotated[tuple[Literal["local", "spatial", "spatiotemporal"], ...], Field(min_length=1)] = (
+        "local",
+        "spatial",
+        "spatiotemporal",
+    )
+    """What a scorer looks at: the token, the mean over its slice, the mean over the clip (eq. 2-5); `local` always."""
+    attention: Literal["clip", "frame"] = "clip"
+    """Tokens see the whole clip, or those of their own slice alone (frame-level where δT is 1)."""
+    repaint: bool = True
+    """Off: kept tubelets leave as they came (sparsification only)."""
+    budget: Literal["per_slice", "adaptive"] = "per_slice"
+    """At release: the same number of tubelets of every slice; or those whose score passes a threshold, calibrated on training
+    clips so that the mean kept share is the one asked for, and how many a clip keeps follows the clip."""
     logit_scale: Positive = 4.0
     """The scorer's logits are multiplied by this; the paper has 1."""
     input_mean: float = 0.5
@@ -47,14 +67,23 @@ class Model(Section):
         if self.width % self.num_heads:
             fitting = self.num_heads * (self.width // self.num_heads + 1)
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}; take {fitting}")
+        if "local" not in self.aggregation or len(set(self.aggregation)) < len(self.aggregation):
+            raise ValueError(f"aggregation {list(self.aggregation)} needs local, and each level once; for example [local, spatial]")
+        if self.attention == "frame" and "spatiotemporal" in self.aggregation:
+            raise ValueError("attention: frame lets no slice see another, but aggregation has spatiotemporal; set [local, spatial]")
         if self.identity_start and self.final_norm:
             raise ValueError("identity_start needs final_norm: false, since a LayerNorm cannot be undone by the head")
         return self
 
     @property
+    def num_sparsifications(self) -> int:
+        """M: 0 for a model that drops nothing."""
+        return len(self.sparsify_before) if self.kind == "stprivacy" else 0
+
+    @property
     def kept_share(self) -> float:
         """r^M: the share of tubelets that is left after all sparsification blocks."""
-        return self.keep_ratio ** len(self.sparsify_before)
+        return self.keep_ratio**self.num_sparsifications
 
 
 class Channel(Section):
@@ -64,6 +93,11 @@ class Channel(Section):
     """Standard deviation of the Gaussian noise, in units of the pixel range [0, 1]."""
     fill: Share = 0.0
     """Value of every pixel of a dropped tubelet."""
+    grey: bool = False
+    """Release brightness alone: all three colours alike."""
+    codec_crf: Annotated[int, Field(ge=0, le=51)] | None = None
+    """Attackers get what H.264 at this quality (23 is usual, larger is coarser) leaves of a release; null for the pixels as they are.
+    Not in training, which would need its gradient."""
 
 
 NetworkKind = Literal["cnn3d", "cnn2d", "vit"]

@@ -6,7 +6,7 @@ from stprivacy.config.base import Section
 from stprivacy.config.data import Clip, Dataset, Preprocess, Shard
 from stprivacy.config.evaluation import Evaluate, Pareto, Register, Tracking
 from stprivacy.config.networks import Channel, Model, Recognizers
-from stprivacy.config.training import Sweep, Train
+from stprivacy.config.training import BaselineKind, Baselines, Sweep, Train
 
 
 class Params(Section):
@@ -22,12 +22,17 @@ class Params(Section):
     channel: Channel
     recognizers: Recognizers
     train: Train
+    baselines: Baselines = Baselines()
     sweep: Sweep = Sweep()
     evaluate: Evaluate
     pareto: Pareto = Pareto()
     registering: Register = Field(Register(), alias="register")
     """`register` in the file; pydantic has a method of that name."""
     tracking: Tracking = Tracking()
+
+    def for_baseline(self, kind: BaselineKind) -> "Params":
+        """The same experiment with a frame network of this kind as its model."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"kind": kind, "base_width": self.baselines.base_width})})
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Params":

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stprivacy.config.data import FolderDataset, PADataset, SyntheticDataset, VPDataset, WeizmannDataset
+from stprivacy.config.data import CelebVDataset, FolderDataset, PADataset, PHVUDataset, SyntheticDataset, VPDataset, WeizmannDataset
 from stprivacy.config.params import Params
 from stprivacy.config.training import Adversary, Range
 from stprivacy.errors import UserError
@@ -43,7 +43,7 @@ def _first_problem(error: ValidationError) -> str:
     rank = {"extra_forbidden": 0, "tuple_type": 2, "model_type": 2}
     problem = min(error.errors(), key=lambda problem: rank.get(problem["type"], 1))
     # The tag of a union's member stands in the location like a key; it is none.
-    tags = {"vp-synth", "vp-hmdb51", "vp-ucf101", "pa-hmdb51", "weizmann", "folder"}
+    tags = {"vp-synth", "vp-hmdb51", "vp-ucf101", "pa-hmdb51", "weizmann", "celebv-hq", "p-hvu", "folder"}
     location = [str(part) for part in problem["loc"] if part not in tags and "[" not in str(part)]
     key, value = ".".join(location), problem.get("input")
     if problem["type"] == "extra_forbidden":
@@ -60,7 +60,7 @@ def _first_problem(error: ValidationError) -> str:
 def _known_keys(location: list[str]) -> set[str]:
     """Field names of the section at a location, for suggestions."""
     if location[:1] == ["dataset"]:
-        kinds = (SyntheticDataset, VPDataset, PADataset, WeizmannDataset, FolderDataset)
+        kinds = (SyntheticDataset, VPDataset, PADataset, WeizmannDataset, CelebVDataset, PHVUDataset, FolderDataset)
         return {name for kind in kinds for name in kind.model_fields}
     section: type[BaseModel] = Params
     for part in location:

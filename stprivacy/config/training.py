@@ -1,5 +1,6 @@
 """Sections about training: the two phases of the game, its players, and the engine."""
 
+import posixpath
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,7 +12,8 @@ from stprivacy.config.networks import NetworkKind
 class InitPhase(Section):
     """Phase 1: L_spars + L_action (+ reconstruction of kept tubelets); no adversary yet."""
 
-    epochs: Count = 3
+    epochs: Annotated[int, Field(ge=0)] = 3
+    """0 for no init phase: the game then begins with the anonymizer at its start and recognizers trained on raw clips."""
     learning_rate: Positive = 1e-3
     action_weight: Weight = 1.0
     reconstruction_weight: Weight = 10.0
@@ -62,6 +64,10 @@ class Game(Section):
     reference_weight: Weight = 1.0
     """Weight of the frozen reference recognizer's cross-entropy."""
     adversaries: tuple[Adversary, ...] = (Adversary(), Adversary(start="fresh"), Adversary(kind="cnn2d"))
+    combine: Literal["mean", "strongest"] = "mean"
+    """Privacy objective over several adversaries: their mean, or that of the one hardest to fool in this global batch (VITA)."""
+    restart_every: Annotated[int, Field(ge=0)] = 0
+    """Steps after which all adversaries begin anew from random weights (VITA); 0 for never."""
     adversary_steps: Count = 4
     """Steps of the adversary player after each step of the anonymizer player."""
     mirror: bool = True
@@ -87,6 +93,8 @@ class Train(Section):
     action_weight: Weight = 1.0
     ratio_weight: Weight = 8.0
     """Weight of the ratio loss (eq. 7)."""
+    ratio_per: Literal["slice", "clip"] = "slice"
+    """What the ratio loss holds to the keep ratio: every slice, or the clip over space and time (unstable, says the paper)."""
     polarisation_weight: Weight = 0.1
     """Weight of 4p(1 − p), which keeps the keep probabilities away from a coin flip."""
     action_kind: NetworkKind = "cnn3d"
@@ -106,6 +114,8 @@ class Train(Section):
     """Most clips that a worker runs at once; the rest is gradient accumulation."""
     num_workers: Count = 2
     """Ray Train workers (STPRIVACY_NUM_WORKERS overrides)."""
+    max_workers: Count | None = None
+    """Where nodes come and go: from num_workers to so many, as many as there is room for. Each change costs the epoch it interrupts."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     zero_stage: Literal[0, 1, 2] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -113,12 +123,37 @@ class Train(Section):
     """Processes that read clips ahead, per worker; 0 reads in the training process."""
     warm_start: str | None = None
     """A timm ViT or an authors' state dict (.safetensors) to start the anonymizer from."""
+    anonymizer_from: str | None = None
+    """Folder of an anonymizer trained on another data set, to be judged on this one as it is; null to train one here. It must lie
+    outside what the stages write, which DVC empties first."""
+
+    @model_validator(mode="after")
+    def _source_is_not_an_output(self) -> "Train":
+        outs = ("models/anonymizer", "models/init", "models/sweep", "models/recognizers", "models/baselines")
+        place = f"{posixpath.normpath(self.anonymizer_from)}/" if self.anonymizer_from else ""
+        if place.startswith(tuple(f"{out}/" for out in outs)):
+            raise ValueError(f"anonymizer_from {place}: DVC empties that folder before the stage runs; copy it, for example to models/kept")
+        return self
 
     @model_validator(mode="after")
     def _engine_fits(self) -> "Train":
         if self.engine == "torch" and self.precision == "bf16":
             raise ValueError("precision bf16 needs engine: deepspeed; the torch engine is fp32")
+        if self.max_workers and self.max_workers < self.num_workers:
+            raise ValueError(f"max_workers {self.max_workers} is below num_workers {self.num_workers}; raise it, or leave it out")
         return self
+
+
+BaselineKind = Literal["unet", "itnet", "collective"]
+
+
+class Baselines(Section):
+    """Learned baselines: anonymizers of other kinds, trained by the same game as the model and judged by the same attackers."""
+
+    methods: tuple[BaselineKind, ...] = ()
+    """What `train-baseline` trains and `evaluate-baseline` judges; empty for none. Everything but `model` is theirs, too."""
+    base_width: Count | None = None
+    """Their `model.base_width`: channels of the first layer, null for the published one, which is for GPUs."""
 
 
 class Range(Section):

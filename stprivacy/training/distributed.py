@@ -1,7 +1,7 @@
 """Where training and attacks run: Ray Train workers, and Ray tasks side by side. Ray is imported here (and in sweep.py) alone.
 
-A training run is named by the hash of its configuration, and Ray keeps its checkpoints under that name outside DVC's outs:
-the same command after a kill finds them and goes on.
+A training run is named by the hash of its configuration, and its checkpoints are kept under that name outside DVC's outs
+(`checkpoints.py`): the same command after a kill finds them and goes on. Ray starts and watches the workers; it keeps nothing.
 """
 
 import logging
@@ -18,19 +18,28 @@ import torch
 import torch.distributed as dist
 
 from stprivacy.config import Environment, Params, config_hash
-from stprivacy.errors import RunError
+from stprivacy.config.job import JobEnvironment
+from stprivacy.errors import RunError, UserError
 from stprivacy.fingerprint import code_fingerprint, fingerprint
+from stprivacy.jobs import fetch_inputs
+from stprivacy.training.budget import calibrate_model
+from stprivacy.training.checkpoints import Checkpoints, GivenUp
 from stprivacy.training.recorder import Progress
+from stprivacy.training.run_storage import bring, bring_paths, keep, keep_paths, place
 from stprivacy.training.worker import TrainingJob, run_worker
 
 CACHE = Path(".cache/stprivacy")
-NOT_IN_THE_RESULT = {"num_workers", "micro_batch", "loader_processes"}
+NOT_IN_THE_RESULT = {"num_workers", "max_workers", "micro_batch", "loader_processes"}
 """Keys of `train` that say how a result is computed and not which."""
 
-
+PATIENCE_S = 600.0
+"""For room in the cluster, and for a storage that is away."""
+MAX_FAILURES = 4
+"""Times in a run that its workers are started again because one was lost; a fault in the code would otherwise come back for ever."""
 WORKER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll, which every report waits for; 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it says every line twice
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # then it looks again whether there is room for the workers, as often as Watch lets it
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # 60 by default, too few on a machine that is busy with something else
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in params.yaml are relative to the project's folder
     "OMP_NUM_THREADS": "1",
@@ -46,6 +55,9 @@ def cluster(num_cpus: int, show_workers: bool = True, dashboard: bool = True) ->
     """
     environment = Environment.read()
     address, variables = environment.ray_address, WORKER_ENVIRONMENT | {"MLFLOW_TRACKING_URI": environment.absolute_tracking_uri}
+    if job := JobEnvironment.read():
+        variables |= job.variables()
+        os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # a variable that the job has been given, too, is no conflict
     os.environ.update(WORKER_ENVIRONMENT | {"RAY_DEDUP_LOGS": "0"})  # before Ray is imported: progress of two attackers is no repetition
     import ray
 
@@ -59,6 +71,8 @@ def cluster(num_cpus: int, show_workers: bool = True, dashboard: bool = True) ->
         # Workers are told their own cluster: Ray's cleaner would look for any on this machine, miss its run in another's, and end it.
         os.environ["RAY_GCS_SERVER_PORT"] = port = str(_free_port())
         variables["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
+    elif "://" not in address and address != "auto":
+        variables["RAY_ADDRESS"] = address
     ray.init(log_to_driver=show_workers, logging_level=logging.WARNING, runtime_env={"env_vars": variables}, **where)
     try:
         yield ray
@@ -81,20 +95,27 @@ def run_tasks(function: Callable[..., Any], arguments: Sequence[tuple], num_cpus
         return []
     with cluster(num_cpus=1, dashboard=False) as ray:
         # DEFAULT: within a trial of Ray Tune a task would otherwise ask for CPUs of the trial's own placement group, which has none.
-        remote = ray.remote(num_cpus=num_cpus, max_retries=2, scheduling_strategy="DEFAULT")(_single_threaded)
+        num_gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+        remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=2, scheduling_strategy="DEFAULT")(_single_threaded)
         remote = remote.options(name=function.__name__)
         pending = [remote.remote(function, arguments_of_one) for arguments_of_one in arguments]
         try:
-            return ray.get(pending)
+            results = ray.get(pending)
         except ray.exceptions.RayTaskError as error:
             raise RunError(f"{function.__name__}: {error.cause or error}") from error
         except ray.exceptions.RayError as error:
             raise RunError(f"{function.__name__}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        bring_paths(results)
+        return results
 
 
 def _single_threaded(function: Callable[..., Any], arguments: tuple) -> Any:
     torch.set_num_threads(1)  # two threads on two busy cores are many times slower than one each
-    return function(*arguments)
+    fetch_inputs()
+    bring_paths(arguments)
+    result = function(*arguments)
+    keep_paths(result)
+    return result
 
 
 def train(params: Params, shards: Path, recognizers: Path, outputs: dict[str, Path], tracking_run: str | None = None) -> Progress:
@@ -104,23 +125,25 @@ def train(params: Params, shards: Path, recognizers: Path, outputs: dict[str, Pa
     checkpoint; an init of the same configuration that is in the cache is not trained again (no weight of the game changes it).
     Raises RunError when the workers failed for good.
     """
-    num_workers = Environment.read().num_workers or params.train.num_workers
+    fewest, most = params.train.num_workers, params.train.max_workers
+    num_workers = Environment.read().num_workers or ((fewest, most) if most else fewest)
     cache = CACHE.absolute() / "train"
     init_cache = cache / f"init-{init_hash(params, shards, recognizers)}"
-    job = TrainingJob(
-        params, shards.absolute(), recognizers.absolute(), init_cache if (init_cache / "done").exists() else None, tracking_run
-    )
+    init_done = bring(init_cache) and (init_cache / "done").exists()
+    job = TrainingJob(params, shards.absolute(), recognizers.absolute(), init_cache if init_done else None, tracking_run)
     checkpoint = fit(job, num_workers, cache, name=f"game-{game_hash(params, shards, recognizers)}")
     progress = Progress.read(checkpoint)
     if progress.stopped:
         raise RunError(
             f"the loss was {progress.stopped} in epoch {progress.epochs} of {progress.phase}; lower the weights or learning rates of train"
         )
-    if not (init_cache / "done").exists():
+    if not init_done:
         _replace_folder(checkpoint / "init", init_cache)
         (init_cache / "done").touch()
+        keep(init_cache)
     _replace_folder(checkpoint / "init", outputs["init"])
     _replace_folder(checkpoint / "model", outputs["anonymizer"])
+    calibrate_model(outputs["anonymizer"], shards, params)
     outputs["history"].parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(checkpoint / "history.csv", outputs["history"])
     return progress
@@ -130,7 +153,7 @@ def init_hash(params: Params, shards: Path, recognizers: Path) -> str:
     """Names the init phase: everything that changes its result, and none of the game's numbers."""
     unread = {"game", "privacy_weight", "action_weight", *NOT_IN_THE_RESULT}
     return config_hash(
-        params.clip, params.model, params.channel.model_dump(include={"fill"}), params.recognizers,
+        params.clip, params.model, params.channel.model_dump(include={"fill", "grey"}), params.recognizers,
         params.train.model_dump(mode="json", exclude=unread), _inputs(shards, recognizers),
     )  # fmt: skip
 
@@ -138,7 +161,8 @@ def init_hash(params: Params, shards: Path, recognizers: Path) -> str:
 def game_hash(params: Params, shards: Path, recognizers: Path) -> str:
     """Names the whole training run."""
     train = params.train.model_dump(mode="json", exclude=NOT_IN_THE_RESULT)
-    return config_hash(params.clip, params.model, params.channel, params.recognizers, train, _inputs(shards, recognizers))
+    channel = params.channel.model_dump(mode="json", exclude={"codec_crf"})  # for attackers alone
+    return config_hash(params.clip, params.model, channel, params.recognizers, train, _inputs(shards, recognizers))
 
 
 def _inputs(shards: Path, recognizers: Path) -> str:
@@ -147,63 +171,112 @@ def _inputs(shards: Path, recognizers: Path) -> str:
     return fingerprint(shards / "index.jsonl", recognizers) + code
 
 
-def fit(job: TrainingJob, num_workers: int, storage: Path, name: str, callbacks: Sequence[Any] = ()) -> Path:
-    """Run the job's workers to the end; gives the folder of the last checkpoint. `callbacks`: Ray Train's, for the controller."""
-    with cluster(num_cpus=num_workers) as ray:
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError
+def fit(
+    job: TrainingJob,
+    num_workers: int | tuple[int, int],
+    storage: Path,
+    name: str,
+    callbacks: Sequence[Any] = (),
+    patience_s: float = PATIENCE_S,
+) -> Path:
+    """Run the job's workers to the end; gives a folder with the last checkpoint.
+
+    `num_workers`: as many, or, given two numbers, as many between them as there is room for. `callbacks`: Ray Train's, for the
+    controller. `patience_s`: how long to wait for room and for a storage that is away. Raises UserError where the global batch cannot
+    be shared out, RunError when the workers failed for good.
+    """
+    most, global_batch = max(_counts(num_workers)), job.params.train.global_batch
+    if uneven := [count for count in _counts(num_workers) if global_batch % count]:
+        raise UserError(f"params.yaml: train.global_batch = {global_batch}: not a multiple of {uneven[0]} workers; change one of them")
+    url, top = place(storage)
+    checkpoints = Checkpoints(url, f"{top}/{name}" if top else name, patience_s)
+    checkpoints.names()  # wrong credentials or a missing bucket end the run here, before anything is started
+    with cluster(num_cpus=most) as ray:
+        from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+        from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+        from stprivacy.training.watch import Watch
 
         # Asked of the cluster: where this runs there may be none, as in a trial of a sweep, which holds no GPU itself.
-        has_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
+        has_gpus = ray.cluster_resources().get("GPU", 0) >= min(_counts(num_workers))
+        watched: list[Any] = [*callbacks, Watch(num_workers, patience_s)]
         trainer = TorchTrainer(
             ray_worker,
-            train_loop_config=job.as_dict(),
+            train_loop_config=job.as_dict() | {"checkpoints": checkpoints},
             scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=has_gpus, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(
                 name=name,
-                storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=2),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-                callbacks=list(callbacks),
+                storage_path=str(storage.absolute() / "ray"),  # a marker, and nothing else
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=watched,
             ),
         )
         try:
-            result = trainer.fit()
+            result: Any = trainer.fit()  # V1's type, V2's object
         except TrainingFailedError as error:
+            cause = error.controller_failure if isinstance(error, ControllerError) else error
             raise RunError(
-                f"training run {name}: {' '.join(str(error).split())[-400:]}; its checkpoints are in {storage / name}"
+                f"training run {name}: {' '.join(str(cause).split())[-400:]}; finished epochs are kept in {checkpoints.where}"
             ) from error
-    if result.checkpoint is None:
-        raise RunError(f"training run {name} ended without a checkpoint; remove {storage / name} and start again")
-    return Path(result.checkpoint.path)
+    if result.return_value:
+        raise RunError(f"training run {name}: {result.return_value}")
+    last = storage / name / "last"
+    shutil.rmtree(last, ignore_errors=True)
+    found = checkpoints.take_up(last, lambda mine: [mine], lambda line: print(line, flush=True))
+    if found is None:
+        raise RunError(f"training run {name} ended without a checkpoint; remove {checkpoints.where} and start again")
+    return found
 
 
-def ray_worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs: the job, with Ray's checkpoints behind two callables."""
+def _counts(num_workers: int | tuple[int, int]) -> range:
+    low, high = (num_workers, num_workers) if isinstance(num_workers, int) else num_workers
+    return range(low, high + 1)
+
+
+def ray_worker(config: dict[str, Any]) -> str | None:
+    """What each Ray Train worker runs: the job, with its checkpoints behind two callables. Gives why all workers gave up, or None."""
     import ray.train
+    from ray.train.v2._internal.execution import context as ray_context
 
     torch.set_num_threads(1)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line for every checkpoint and report
+    for logger in (logging.getLogger("ray.train"), logging.getLogger("botocore"), ray_context.logger):
+        logger.setLevel(logging.WARNING)  # several lines for every report and client
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    checkpoints: Checkpoints = config["checkpoints"]
 
-    def save(write: Callable[[Path], None], metrics: dict[str, float]) -> None:
+    def exchange(mine: Any) -> list[Any]:
+        everyone: list[Any] = [None] * world_size
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    def say(line: str) -> None:
+        if rank == 0:
+            print(line, flush=True)
+
+    def save(name: str, write: Callable[[Path], None], metrics: dict[str, float]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            checkpoints.together(lambda: checkpoints.put(name, Path(folder), rank, world_size), exchange)
+        checkpoints.together(lambda: checkpoints.tidy(name) if rank == 0 else None, exchange)
+        ray.train.report(metrics)
 
     def gather(rows: torch.Tensor) -> torch.Tensor:
         parts = [torch.empty_like(rows) for _ in range(world_size)]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
-    job, checkpoint = TrainingJob.from_dict(config), ray.train.get_checkpoint()
-    if checkpoint is None:
-        run_worker(job, rank, world_size, None, save, gather)
-    else:
-        with checkpoint.as_directory() as folder:
-            run_worker(job, rank, world_size, Path(folder), save, gather)
+    job = TrainingJob.from_dict(config)
+    fetch_inputs()
+    if job.init:
+        bring(job.init)
+    try:
+        with tempfile.TemporaryDirectory(prefix="stprivacy-checkpoint-") as folder:
+            run_worker(job, rank, world_size, checkpoints.take_up(Path(folder), exchange, say), save, gather)
+    except GivenUp as error:
+        return str(error)
+    return None
 
 
 def _replace_folder(source: Path, target: Path) -> None:

@@ -16,6 +16,8 @@ from stprivacy.errors import RunError
 from stprivacy.training.players import Player
 
 Part = TypeVar("Part")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW remembers of a parameter, beside the number of steps."""
 Loss = Callable[[Part], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -25,11 +27,14 @@ class Engine(Protocol):
     def update(self, loss: Loss[Part], parts: Sequence[Part]) -> dict[str, float]:
         """One optimizer step on the mean loss over `parts` and workers; gives the metrics, averaged likewise."""
 
+    def begin_anew(self) -> None:
+        """Take over weights that the module was given from outside, and forget the moments of the old ones; the schedule goes on."""
+
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer and schedule; every worker calls it, each writes its own part."""
+        """Write weights, optimizer and schedule; every worker calls it, worker 0 writes."""
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote. Raises RunError where another number of workers wrote it."""
+        """Take over what `save` wrote, by however many workers. Raises RunError where it is of other networks."""
 
 
 def build_engine(player: Player, train: Train, num_parts: int) -> Engine:
@@ -64,6 +69,14 @@ def _world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def _forget(optimizer: torch.optim.Optimizer) -> None:
+    """Zero its moments and counts, in place: DeepSpeed keeps references to them."""
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, Tensor):
+                value.zero_()
+
+
 class TorchEngine:
     """Plain torch: gradients averaged over workers by one all-reduce each. fp32; for tests and as the yardstick for DeepSpeed."""
 
@@ -77,11 +90,13 @@ class TorchEngine:
             value, metrics = loss(part)
             (value / len(parts)).backward()
             seen.append(metrics)
-        parameters = [p for p in self.player.module.parameters() if p.grad is not None]
-        if _world_size() > 1:
-            for gradient in [p.grad for p in parameters if p.grad is not None]:
-                dist.all_reduce(gradient)
-                gradient /= _world_size()
+        parameters = list(self.player.module.parameters())
+        for parameter in parameters:
+            if parameter.grad is None:  # such as a scorer's while nothing is dropped; DeepSpeed counts that as a step with gradient 0
+                parameter.grad = torch.zeros_like(parameter)
+            if _world_size() > 1:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= _world_size()
         if self.clip:
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
@@ -89,29 +104,30 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return _averaged(seen)
 
+    def begin_anew(self) -> None:
+        _forget(self.optimizer)
+
     def save(self, folder: Path) -> None:
-        if _world_size() == 1 or dist.get_rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            state = {
-                "module": self.player.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-            }
-            torch.save(state, folder / "engine.pt")
+        named = self.player.module.named_parameters()
+        _write(folder, self.player.module, self.schedule, {name: _whole(self.optimizer, parameter) for name, parameter in named})
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / "engine.pt", weights_only=True)
-        self.player.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        state = _read(folder, self.player.module, self.schedule, self.optimizer)
+        for name, parameter in self.player.module.named_parameters():
+            _adopt(self.optimizer, parameter, state["parameters"][name])
 
 
 class DeepSpeedEngine:
-    """DeepSpeed with ZeRO stage 0, 1 or 2. The other player must be frozen while this one steps (the task sees to it)."""
+    """DeepSpeed with ZeRO stage 0, 1 or 2. The other player must be frozen while this one steps (the task sees to it).
+
+    Its own checkpoints are of one number of workers, and pickles. Here each parameter's fp32 weight and moments are put together from
+    the workers' parts, by DeepSpeed's own functions, and taken apart again at any number of workers and any stage.
+    """
 
     def __init__(self, player: Player, train: Train, num_parts: int):
         deepspeed = _import_deepspeed()
-        optimizer, schedule = _optimizer(player, train)
+        self.player = player
+        self.basic, self.schedule = _optimizer(player, train)
         micro_batch = train.global_batch // (_world_size() * num_parts)
         config = {
             "train_micro_batch_size_per_gpu": micro_batch,
@@ -123,7 +139,7 @@ class DeepSpeedEngine:
             "steps_per_print": 10**9,
         }
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=player.module, optimizer=optimizer, lr_scheduler=schedule, config=config, dist_init_required=False
+            model=player.module, optimizer=self.basic, lr_scheduler=self.schedule, config=config, dist_init_required=False
         )
 
     def update(self, loss: Loss[Part], parts: Sequence[Part]) -> dict[str, float]:
@@ -135,19 +151,99 @@ class DeepSpeedEngine:
             seen.append(metrics)
         return _averaged(seen)
 
+    def begin_anew(self) -> None:
+        if hasattr(self.optimizer, "refresh_fp32_params"):  # ZeRO and bf16 step copies of the weights
+            self.optimizer.refresh_fp32_params()
+        _forget(self.basic)
+
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.engine.save_checkpoint(str(folder), tag="engine", client_state={"num_workers": _world_size()})
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        step = next(iter(self.basic.state.values()))["step"]
+        masters, state = self._masters(), {}
+        if not masters:
+            self._link_moments()
+        for name, parameter in self.player.module.named_parameters():
+            if parameter in masters:
+                state[name] = _whole(self.basic, masters[parameter])
+            else:  # an all-reduce each: all workers must come here
+                moments = {moment: safe_get_full_optimizer_state(parameter, moment).cpu() for moment in MOMENTS}
+                state[name] = {"weight": safe_get_full_fp32_param(parameter).cpu(), "step": step, **moments}
+        _write(folder, self.player.module, self.schedule, state)
 
     def load(self, folder: Path) -> None:
-        try:
-            path, _ = self.engine.load_checkpoint(str(folder), tag="engine")
-        except Exception as error:  # DeepSpeed raises a plain Exception or an AssertionError at another world size
-            raise RunError(
-                f"{folder}: DeepSpeed cannot load this checkpoint on {_world_size()} workers ({' '.join(str(error).split())[:200]})"
-            ) from error
-        if path is None:
-            raise RunError(f"{folder}: no DeepSpeed checkpoint for {_world_size()} workers")
+        self._adopt(_read(folder, self.player.module, self.schedule, self.basic)["parameters"])
+
+    def _masters(self) -> dict[nn.Parameter, Tensor]:
+        """The fp32 tensor that is stepped for each parameter, at stage 0, where every worker has all of it; empty at stages 1 and 2."""
+        if hasattr(next(self.player.module.parameters()), "_hp_mapping"):
+            return {}
+        if self.optimizer is self.basic:  # fp32: the parameters themselves
+            return {parameter: parameter for parameter in self.player.module.parameters()}
+        pairs = zip(self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True)  # bf16, by the name of its ancestor
+        return {parameter: master for group in pairs for parameter, master in zip(*group, strict=True)}
+
+    def _link_moments(self) -> None:
+        """Tell each parameter where its moments are in this worker's flat parts; DeepSpeed does so when only the first group has any."""
+        self.optimizer._hp_optimizer_states_linked = False
+        self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _adopt(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Step on from these weights and moments."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        masters = self._masters()
+        if not masters:  # the moments of a worker's flat parts appear with the first step: here they must be there before
+            step = next(iter(state.values()))["step"]
+            for flat in (flat for group in self.basic.param_groups for flat in group["params"]):
+                self.basic.state[flat] = {"step": step.clone(), **{moment: torch.zeros_like(flat) for moment in MOMENTS}}
+            self._link_moments()
+        for name, parameter in self.player.module.named_parameters():
+            if parameter in masters:
+                _adopt(self.basic, masters[parameter], state[name])
+                with torch.no_grad():
+                    parameter.copy_(masters[parameter])
+            else:
+                safe_set_full_fp32_param(parameter, state[name]["weight"].to(parameter.device))
+                for moment in MOMENTS:
+                    safe_set_full_optimizer_state(parameter, state[name][moment].to(parameter.device), moment)
+        if not masters:
+            self.optimizer.update_lp_params()  # what the modules compute with, from all workers' parts
+
+
+def _whole(optimizer: AdamW, parameter: Tensor) -> dict[str, Tensor]:
+    """Weight, moments and number of steps of a parameter that this worker has all of."""
+    known = optimizer.state[parameter]
+    return {"weight": parameter.detach().cpu(), "step": known["step"], **{moment: known[moment].cpu() for moment in MOMENTS}}
+
+
+def _adopt(optimizer: AdamW, parameter: Tensor, state: dict[str, Tensor]) -> None:
+    """The inverse of `_whole`."""
+    with torch.no_grad():
+        parameter.copy_(state["weight"])
+    moments = {moment: state[moment].to(parameter.device, copy=True) for moment in MOMENTS}
+    optimizer.state[parameter] = {"step": state["step"].clone(), **moments}
+
+
+def _write(folder: Path, module: nn.Module, schedule: LambdaLR, parameters: dict[str, dict[str, Tensor]]) -> None:
+    """Worker 0 writes for all: parameter by parameter, whichever engine, stage and number of workers it was trained with."""
+    if _world_size() == 1 or dist.get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        buffers = {name: buffer.cpu() for name, buffer in module.named_buffers()}
+        torch.save({"parameters": parameters, "buffers": buffers, "schedule": schedule.state_dict()}, folder / "engine.pt")
+
+
+def _read(folder: Path, module: nn.Module, schedule: LambdaLR, optimizer: AdamW) -> dict[str, Any]:
+    """What `_write` left; buffers, schedule and rates are taken over here."""
+    state: dict[str, Any] = torch.load(folder / "engine.pt", map_location="cpu", weights_only=True)
+    if state["parameters"].keys() != dict(module.named_parameters()).keys():
+        raise RunError(f"{folder}: of other networks than these; remove the run's folder to start again")
+    for name, buffer in module.named_buffers():
+        buffer.copy_(state["buffers"][name])
+    schedule.load_state_dict(state["schedule"])
+    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate
+    return state
 
 
 def _import_deepspeed() -> Any:

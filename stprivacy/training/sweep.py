@@ -24,7 +24,9 @@ from stprivacy import tracking
 from stprivacy.config import Params, config_hash
 from stprivacy.errors import RunError, UserError
 from stprivacy.evaluation.results import POINT_COLUMNS, write_csv
+from stprivacy.jobs import fetch_inputs
 from stprivacy.training.distributed import NOT_IN_THE_RESULT, cluster, fit, run_tasks
+from stprivacy.training.run_storage import bring, forget, ray_storage
 from stprivacy.training.space import Configuration, Space, open_space
 from stprivacy.training.trial import Outcome, Sources, Trial, carry_out, read_points, said_of
 from stprivacy.training.worker import TrainingJob
@@ -89,6 +91,8 @@ def _tune(params: Params, sources: Sources, made_from: str, folder: Path, at_a_t
     os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"})
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it misses those log files
     shutil.rmtree(folder / "tune", ignore_errors=True)
+    forget(folder / "tune")
+    path, filesystem = ray_storage(folder)
     suggestions = Suggestions(open_space(params.sweep, params.train.seed, folder))
     function = tune.with_parameters(play_trial, params=params, sources=sources, made_from=made_from, parent_run=parent_run)
     with Lines() as lines:
@@ -104,7 +108,8 @@ def _tune(params: Params, sources: Sources, made_from: str, folder: Path, at_a_t
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(folder),
+                storage_path=path,
+                storage_filesystem=filesystem,
                 verbose=0,
                 callbacks=[watcher],
                 failure_config=tune.FailureConfig(max_failures=1),  # of the trial's process, as when its node is lost
@@ -121,6 +126,7 @@ _UNKNOWN = (Outcome("failed", "its process ended without a word; Ray's logs may 
 
 def play_trial(config: dict[str, Any], params: Params, sources: Sources, made_from: str, parent_run: str) -> None:
     """What the process of a trial runs: report each epoch (through Ray Train's callback), then how it ended."""
+    fetch_inputs()
     trial = Trial.of(Configuration(**config), params, sources, made_from)
 
     def train(job: TrainingJob, num_workers: int, storage: Path, name: str) -> Path:
@@ -225,6 +231,7 @@ def write_outputs(ended: list[Ended], outputs: dict[str, Path]) -> None:
         name = one.trial.configuration.name
         if one.outcome.status != "finished":
             continue
+        bring(one.trial.folder)
         shutil.copytree(one.trial.folder / "results", fresh["results"] / name)
         shutil.copytree(one.trial.folder / "model", fresh["models"] / name)
         about = {"seed": one.trial.configuration.seed, "run_id": one.run_id, "model_path": (outputs["models"] / name).as_posix()}

@@ -24,12 +24,17 @@ from stprivacy.evaluation.judge import Judgement, SideBySide, judge
 from stprivacy.evaluation.results import write_results
 from stprivacy.fingerprint import code_fingerprint, fingerprint
 from stprivacy.models.checkpoints import CONFIG, WEIGHTS
+from stprivacy.training.budget import calibrate_model
 from stprivacy.training.distributed import NOT_IN_THE_RESULT
 from stprivacy.training.recorder import Progress
+from stprivacy.training.run_storage import bring, forget, keep
 from stprivacy.training.space import Configuration
 from stprivacy.training.worker import TrainingJob
 
-JUDGED_BY = ("attackers", "floors", "judge", "metrics", "released", "results")
+JUDGED_BY = (
+    "attack_networks", "attackers", "beyond_action", "fitting", "floors", "inversion", "jobs", "judge", "linear", "metrics", "predictions",
+    "readings", "reidentification", "released", "results", "statistics", "uncertainty",
+)  # fmt: skip
 """Modules of stprivacy.evaluation that a trial's figures come from."""
 
 
@@ -107,6 +112,7 @@ class Trial:
 
     def outcome(self) -> Outcome | None:
         """How it ended, if it has."""
+        bring(self.folder)
         file = self.folder / "outcome.json"
         return Outcome(**json.loads(file.read_text())) if file.exists() else None
 
@@ -116,9 +122,9 @@ def trial_params(params: Params, configuration: Configuration) -> Params:
 
     Raises UserError for a kept share that the model cannot have.
     """
-    num_blocks, share = len(params.model.sparsify_before), configuration.kept_share
+    num_blocks, share = params.model.num_sparsifications, configuration.kept_share
     if not num_blocks and share != 1:
-        raise UserError(f"params.yaml: sweep.kept_share = {share:g}: model.sparsify_before is empty, so nothing is ever dropped; set [1.0]")
+        raise UserError(f"params.yaml: sweep.kept_share = {share:g}: this model drops nothing; set [1.0]")
     game = params.train.game.model_copy(update={"epochs": params.sweep.epochs or params.train.game.epochs})
     train = {
         "seed": configuration.seed,
@@ -154,8 +160,9 @@ def carry_out(
             except (UserError, RunError) as error:
                 _describe(run, trial, Outcome("failed", _one_line(error)))
                 raise
-            shutil.rmtree(trial.work, ignore_errors=True)
-            shutil.rmtree(trial.sources.cache / "train" / trial.train_name, ignore_errors=True)
+            for folder in (trial.work, trial.sources.cache / "train" / trial.train_name):
+                shutil.rmtree(folder, ignore_errors=True)
+                forget(folder)
             _track(run, trial, outcome)
     except (UserError, RunError) as error:
         return Outcome("failed", _one_line(error)), run_id
@@ -185,11 +192,13 @@ def _play(trial: Trial, run_id: str, fit: Fit, side_by_side: SideBySide, report:
         (part / "model").mkdir()
         for name in (WEIGHTS, CONFIG):
             shutil.copy(checkpoint / "model" / name, part / "model")
+        calibrate_model(part / "model", sources.shards, params)
         report({"attacking": len(params.evaluate.kept_shares)})
-        found = judge("stprivacy", params, sources.shards, part / "model", trial.work, side_by_side)
+        found = judge("stprivacy", params, sources.shards, part / "model", trial.work, side_by_side, sources.recognizers)
         outcome = Outcome("finished", epochs=progress.epochs, figures=_write_judgement(found, trial, part / "results"))
     (part / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     part.rename(trial.folder)
+    keep(trial.folder)
     return outcome
 
 
@@ -199,8 +208,9 @@ def _write_judgement(found: Judgement, trial: Trial, folder: Path) -> dict[str, 
 
     metrics = write_results(found, trial.params, folder, trial.sources.raw_metrics)
     write_pictures(found, metrics, trial.params, folder)
-    own = [point for point in found.points if point.kept_share == trial.configuration.kept_share]
-    released = found.released[trial.configuration.kept_share]
+    share = trial.configuration.kept_share if trial.params.model.num_sparsifications else None
+    own = [point for point in found.points if point.kept_share == share]
+    released = found.released[share]
     floor = action_only(released.labels("train"), released.labels("val")).cmap
     cmap_on_val = float(np.mean([point.strongest.val_score for point in own]))
     figures = {

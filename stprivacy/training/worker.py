@@ -14,7 +14,6 @@ import torch
 
 from stprivacy.config import Params
 from stprivacy.data.clips import ClipViews, ShardReader
-from stprivacy.errors import RunError
 from stprivacy.models.channel import to_float
 from stprivacy.training.batches import GlobalBatches
 from stprivacy.training.engine import build_engine
@@ -54,7 +53,7 @@ class TrainingJob:
 def run_worker(
     job: TrainingJob, rank: int, world_size: int, checkpoint: Path | None, save: Save, gather: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """Play what is left of the run. `checkpoint`: the folder that the last `save` wrote, with all workers' files in it."""
+    """Play what is left of the run. `checkpoint`: a folder that `save` wrote, with the files of all workers, however many they were."""
     params, train = job.params, job.params.train
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     reader = ShardReader(job.shards, "train")
@@ -62,7 +61,7 @@ def run_worker(
     constant_answer = math.log(len(reader.info.actions))
     give_up = GiveUp(params.sweep.grace_epochs, params.sweep.hopeless * constant_answer) if job.is_trial else None
     recorder = Recorder(params, rank, world_size, save, job.tracking_run, track_steps=not job.is_trial, give_up=give_up)
-    reached = _reached(checkpoint, world_size)
+    reached = Progress.read(checkpoint) if checkpoint else None
     if reached and reached.stopped:
         return
 
@@ -83,19 +82,6 @@ def run_worker(
     adversary = build_engine(adversary_player(game.networks, train, num_steps * train.game.adversary_steps), train, batches.num_parts)
     phase = Phase("game", train.game.epochs, game, anonymizer, adversary, train.game.adversary_steps)
     play(phase, batches, recorder.restore(phase, checkpoint), recorder)
-
-
-def _reached(checkpoint: Path | None, world_size: int) -> Progress | None:
-    """How far the checkpoint is. Raises RunError when it is of another number of workers."""
-    if checkpoint is None:
-        return None
-    progress = Progress.read(checkpoint)
-    if progress.world_size != world_size:
-        raise RunError(
-            f"the checkpoint is of {progress.world_size} workers and this run has {world_size}: "
-            f"set STPRIVACY_NUM_WORKERS={progress.world_size}, or remove the run's folder under .cache/stprivacy/train to start again"
-        )
-    return progress
 
 
 def _game(

@@ -87,7 +87,7 @@ def swept(tmp_path_factory):
         first.process.kill()
         first.process.wait()
     first.wait_until_nothing_is_left()
-    checkpoint = max((folder / ".cache/stprivacy/train").glob("trial-*/checkpoint_*/history.csv"))
+    checkpoint = max((folder / ".cache/stprivacy/train").glob("trial-*/game-*/history.csv"))
     seen["history"] = pd.read_csv(checkpoint)
     second = Driver(folder, "again", num_cpus=2)
     try:

@@ -65,6 +65,8 @@ def play_steps(rank: int, world_size: int, train: Train, gather=lambda rows: row
             samples = tuple(range(rows.start, rows.stop))
             mine = {name: values[rows] for name, values in whole.items()}
             parts.append(Batch(**mine, samples=samples, step=step, part=rank * num_parts + part, num_parts=world_size * num_parts))
+        if game.restart_adversaries(step):
+            adversary.begin_anew()
         metrics = anonymizer.update(game.anonymizer_loss, game.look_ahead(parts))
         for turn in range(train.game.adversary_steps):
             metrics |= {

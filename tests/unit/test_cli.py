@@ -187,10 +187,43 @@ def test_show_into_a_file_that_is_not_there_is_refused(command, results):
 
 
 def test_show_figure_draws_raw_and_released_clips(command, results, tmp_path):
+    (tmp_path / "params.yaml").write_text((ROOT / "params" / "vp-synth-tiny.yaml").read_text())
     code, out, _ = command("show", "--figure", "new/released.png")
     assert (code, out) == (0, "new/released.png: drawn\n")
     with Image.open(tmp_path / "new" / "released.png") as picture:
         assert picture.width > 500
+
+
+def of_real_people(tmp_path, log_raw_clips=False):
+    text = (ROOT / "params" / "weizmann.yaml").read_text().replace("name: weizmann", "name: vp-synth-tiny", 1)  # as the judged one
+    (tmp_path / "params.yaml").write_text(text.replace("log_raw_clips: false", f"log_raw_clips: {str(log_raw_clips).lower()}"))
+
+
+def test_show_figure_draws_no_raw_frames_of_people_who_were_not_asked(command, results, tmp_path):
+    of_real_people(tmp_path)
+    page = tmp_path / "PAGE.md"
+    page.write_text(f"{cli.TABLE_BEGIN}\n{cli.TABLE_END}\n")
+    code, out, err = command("show", "--into", "PAGE.md", "--figure", "released.png")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    mend = "draw released frames alone with --no-raw, or set tracking.log_raw_clips: true in params.yaml"
+    assert f"raw frames of vp-synth-tiny show real people; {mend}" in err
+    assert not (tmp_path / "released.png").exists()
+    assert page.read_text() == f"{cli.TABLE_BEGIN}\n{cli.TABLE_END}\n", "something was written before it was refused"
+    assert command("show", "--figure", "released.png", "--no-raw")[0] == 0
+    with Image.open(tmp_path / "released.png") as released:
+        height = released.height
+    of_real_people(tmp_path, log_raw_clips=True)
+    assert command("show", "--figure", "asked.png")[0] == 0
+    with Image.open(tmp_path / "asked.png") as asked:
+        assert asked.height > height
+
+
+def test_show_figure_of_another_data_set_than_params_speaks_of_is_refused(command, results, tmp_path):
+    """Else a run on real people and then `params use vp-synth` would draw them."""
+    (tmp_path / "params.yaml").write_text((ROOT / "params" / "vp-synth.yaml").read_text())
+    code, _, err = command("show", "--figure", "released.png")
+    assert code == 2
+    assert "of vp-synth-tiny, and params.yaml is about vp-synth" in err
 
 
 # ---------------------------------------------------------------------------------------------------- times and labels

@@ -100,3 +100,10 @@ def test_a_ramp_grows_from_above_zero_to_one(step, steps):
     value = objectives.ramp(step, steps)
     assert 0 < value <= 1
     assert value == 1 or step < steps - 1
+
+
+def test_the_ratio_loss_per_clip_forgives_slices_that_make_up_for_each_other():
+    uneven = torch.tensor([[[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]])  # one clip: all of a slice, none of the next
+    assert objectives.ratio_loss([uneven], 0.5).item() == pytest.approx(0.25)
+    assert objectives.ratio_loss([uneven], 0.5, per="clip").item() == 0
+    assert objectives.ratio_loss([uneven], 0.25, per="clip").item() == pytest.approx(0.25**2)

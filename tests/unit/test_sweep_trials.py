@@ -13,12 +13,12 @@ from stprivacy import tracking
 from stprivacy.config import Params, Sweep
 from stprivacy.errors import UserError
 from stprivacy.evaluation.results import POINT_COLUMNS
-from stprivacy.models.anonymizer import Anonymizer
+from stprivacy.models.anonymizers import build_anonymizer
 from stprivacy.models.checkpoints import save_model
 from stprivacy.training.recorder import Progress
 from stprivacy.training.space import Configuration
 from stprivacy.training.sweep import TRIAL_COLUMNS, Ended, Suggestions, sweep_hash, trial_row, trials_at_a_time, write_outputs
-from stprivacy.training.trial import Outcome, Sources, Trial, carry_out, trial_params
+from stprivacy.training.trial import Outcome, Sources, Trial, carry_out, read_points, trial_params
 from tests.unit.evaluation_files import noise_clips, one_by_one, random_labels, tiny_params, write_dataset
 
 CONFIGURATION = Configuration(0.25, 15.0, 2.0, 7)
@@ -166,7 +166,7 @@ class PretendFit:
         (folder / "history.csv").write_text("\n".join(rows) + "\n")
         torch.manual_seed(0)
         config = {section: getattr(job.params, section).model_dump(mode="json") for section in ("model", "channel", "clip")}
-        save_model(folder / "model", Anonymizer(job.params.model, job.params.clip), config)
+        save_model(folder / "model", build_anonymizer(job.params.model, job.params.clip), config)
         return folder
 
 
@@ -202,6 +202,17 @@ def test_a_finished_trial_has_figures_points_and_weights_and_is_not_played_again
     left = sorted(path.name for path in (trial.sources.cache / "trials").iterdir())
     assert left == [trial.hash]  # no releases of hundreds of megabytes
     assert not (trial.sources.cache / "train" / trial.train_name).exists()
+
+
+@pytest.mark.parametrize("changes", [{"sparsify_before": ()}, {"kind": "unet", "base_width": 2}], ids=["dense", "unet"])
+def test_a_trial_of_a_model_that_drops_nothing_has_figures_of_its_one_release(changes, params, sources, parent):
+    model = params.model.model_copy(update=changes)
+    trial = Trial.of(replace(CONFIGURATION, kept_share=1.0), params.model_copy(update={"model": model}), sources, str(changes))
+    outcome, _ = played(trial, parent, PretendFit(params))
+    assert (outcome.status, outcome.reason) == ("finished", "")
+    (point,) = read_points(trial.folder)
+    assert point["kept_share"] == point["keep_ratio"] == ""
+    assert float(point["val_action_top1"]) == pytest.approx(outcome.figures["val_action_top1"])
 
 
 def test_a_finished_trial_s_run_is_a_child_that_leads_with_the_headline_figures(trial, params, parent):

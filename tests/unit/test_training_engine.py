@@ -141,3 +141,17 @@ def test_every_parameter_belongs_to_one_player_and_one_group():
     owned = [id(parameter) for player in players for parameter in player.module.parameters()]
     assert len(grouped) == len(set(grouped))
     assert sorted(grouped) == sorted(owned)
+
+
+def test_an_engine_that_begins_anew_steps_as_a_fresh_one():
+    """Weights are set from outside; the next step is that of an optimizer that has seen nothing."""
+    used, fresh = linear_player(), linear_player()
+    start = {name: tensor.clone() for name, tensor in fresh.module.state_dict().items()}
+    engine = TorchEngine(used, Train())
+    for _ in range(3):
+        engine.update(squared(used), [10 * ROWS])
+    used.module.load_state_dict(start)
+    engine.begin_anew()
+    engine.update(squared(used), [ROWS])
+    TorchEngine(fresh, Train()).update(squared(fresh), [ROWS])
+    assert torch.equal(used.module.weight, fresh.module.weight)

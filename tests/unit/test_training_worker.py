@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stprivacy.config import Channel
-from stprivacy.errors import RunError, UserError
+from stprivacy.errors import UserError
 from stprivacy.models.checkpoints import load_anonymizer, save_weights
 from stprivacy.models.recognizers import build_recognizer
 from stprivacy.training.distributed import game_hash, init_hash
@@ -47,7 +47,7 @@ def play(job, folder, checkpoint=None, kill_after=None, world_size=1):
     """Run the job; its checkpoints are folders 0, 1, … below `folder`, in the order of writing."""
     count = 0
 
-    def save(write, metrics):
+    def save(name, write, metrics):
         nonlocal count
         target = folder / str(count)
         target.mkdir(parents=True)
@@ -116,12 +116,19 @@ def test_an_init_that_is_there_already_is_not_trained_again(job, undisturbed, tm
         assert (checkpoints[-1] / name).read_bytes() == (undisturbed[-1] / name).read_bytes(), name
 
 
-def test_a_checkpoint_of_another_number_of_workers_is_refused_with_the_mend(job, undisturbed, tmp_path):
-    shutil.copytree(undisturbed[2], tmp_path / "two")
-    progress = json.loads((tmp_path / "two" / "progress.json").read_text())
-    (tmp_path / "two" / "progress.json").write_text(json.dumps(progress | {"world_size": 2}))
-    with pytest.raises(RunError, match="of 2 workers and this run has 1: set STPRIVACY_NUM_WORKERS=2, or remove"):
-        play(job, tmp_path / "out", tmp_path / "two")
+def test_a_checkpoint_of_two_workers_is_taken_up_by_one(job, undisturbed, tmp_path):
+    two = shutil.copytree(undisturbed[3], tmp_path / "two")
+    replay = torch.load(two / "replay-0.pt", weights_only=True)
+    for rank in (0, 1):  # a worker's rows are its half of every global batch
+        half = {name: values if name == "steps" else values.chunk(2, 1)[rank].clone() for name, values in replay.items()}
+        torch.save(half, two / f"replay-{rank}.pt")
+    progress = json.loads((two / "progress.json").read_text())
+    (two / "progress.json").write_text(json.dumps(progress | {"world_size": 2}))
+    rest = play(job, tmp_path / "rest", two)
+    assert [progress_of(checkpoint) for checkpoint in rest] == EPOCHS[4:]
+    pd.testing.assert_frame_equal(history_of(rest[-1]), history_of(undisturbed[-1]), check_exact=False, rtol=1e-5, atol=1e-6)
+    for name in ("model/anonymizer.safetensors", "model/action.safetensors"):
+        assert (rest[-1] / name).read_bytes() == (undisturbed[-1] / name).read_bytes(), name
 
 
 def test_without_raw_recognizers_the_missing_file_is_named(job, tmp_path):

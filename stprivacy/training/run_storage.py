@@ -1,0 +1,124 @@
+"""Where a run keeps what it needs to go on. Here: in .cache/stprivacy. In a job: in STPRIVACY_STORAGE as well, under `runs/`.
+
+The nodes of a cluster share no disk, and a job's folder is gone when the job is. So what is finished on one node (a game's checkpoints,
+a trial, a release, an attacker) is kept in the storage under its path below .cache/stprivacy, and brought to the node that asks for it.
+The names of these folders are hashes of what they were made from: what is there is right, whoever made it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from stprivacy.config.job import JobEnvironment
+from stprivacy.data.storage import TREES, FolderStorage, alone, get_folder, open_storage, put_folder, tree_key
+from stprivacy.errors import UserError
+
+CACHE = Path(".cache/stprivacy")
+RUNS = "runs"
+HASH = re.compile(r"[0-9a-f]{12}")
+"""What the name of a finished folder is."""
+
+
+def ray_storage(folder: Path) -> tuple[str, Any]:
+    """(storage_path, storage_filesystem) for Ray Train and Tune: `folder` itself, or, in a job, its place in the storage.
+
+    The filesystem is one of pyarrow's, None for a disk.
+    """
+    if not _in_job():
+        return str(folder.absolute()), None
+    storage = open_storage()
+    if isinstance(storage, FolderStorage):
+        return str(storage.root / _key(folder)), None
+    import s3fs  # type: ignore[import-untyped]
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    from stprivacy.data.storage_s3 import S3Storage
+
+    assert isinstance(storage, S3Storage)
+    # Not pyarrow's own S3FileSystem: it makes objects named after folders and sends parts without a length, which not every server takes.
+    bucket = s3fs.S3FileSystem(endpoint_url=storage.client.meta.endpoint_url, use_listings_cache=False)
+    return f"{storage.bucket}/{storage.prefix}{_key(folder)}", PyFileSystem(FSSpecHandler(bucket))
+
+
+def place(folder: Path) -> tuple[str, str]:
+    """(URL, key) in a storage for what is written below `folder` piece by piece: the folder itself, or, in a job, its place there."""
+    return (open_storage().url, _key(folder)) if _in_job() else (str(folder.absolute()), "")
+
+
+def keep(folder: Path) -> None:
+    """In a job: put a finished folder of the cache into the storage. Elsewhere: nothing."""
+    if _in_job():
+        storage = open_storage()
+        if not storage.exists(tree_key(_key(folder))):
+            put_folder(storage, folder, _key(folder))
+
+
+def bring(folder: Path) -> bool:
+    """Is the finished folder of the cache here? In a job it is fetched from the storage, where it isn't and another node kept it."""
+    if folder.exists():
+        return True
+    if not _in_job():
+        return False
+    storage = open_storage()
+    if not storage.exists(tree_key(_key(folder))):
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone(folder.with_name(folder.name + ".brought")):  # get_folder takes the lock of the folder itself
+        if not folder.exists():
+            get_folder(storage, _key(folder), folder)
+    return True
+
+
+def forget(folder: Path) -> None:
+    """In a job: remove from the storage what was kept of a folder that nobody will ask for again, and what Ray kept there."""
+    if _in_job():
+        storage = open_storage()
+        storage.delete(f"{TREES}/{_key(folder)}")
+        storage.delete(tree_key(_key(folder)))
+        storage.delete(_key(folder))
+
+
+def bring_paths(value: Any) -> None:
+    """Bring what a task reads: every folder of the cache that its arguments (or a task's result) name, and the one it would write."""
+    if _in_job():
+        for folder in _folders(value):
+            bring(folder)
+        for part in value if isinstance(value, (tuple, list)) else ():
+            if isinstance(own := getattr(part, "folder", None), Path):
+                bring(own)
+
+
+def keep_paths(value: Any) -> None:
+    """Keep what a task has made: every folder of the cache that its result names."""
+    if _in_job():
+        for folder in _folders(value):
+            keep(folder)
+
+
+def _folders(value: Any) -> Iterator[Path]:
+    """Folders named by a hash, within tuples, lists and dataclasses. Of a file (a path with a suffix), its folder."""
+    if isinstance(value, Path):
+        folder = value.parent if value.suffix else value
+        if HASH.fullmatch(folder.name) and CACHE.as_posix() in folder.as_posix():
+            yield folder
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _folders(part)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _folders(getattr(value, field.name))
+
+
+def _in_job() -> bool:
+    return JobEnvironment.read() is not None
+
+
+def _key(folder: Path) -> str:
+    """`runs/<path below .cache/stprivacy>`. Raises UserError for a folder that isn't there."""
+    parts = folder.parts
+    for at in range(len(parts) - 1):
+        if parts[at : at + 2] == CACHE.parts:
+            return "/".join((RUNS, *parts[at + 2 :]))
+    raise UserError(f"{folder}: not below {CACHE}; only what is there can be kept for other nodes")
