@@ -10,6 +10,8 @@ EXTRAS ?= dev
 BIN := $(CURDIR)/.venv/bin
 # DVC starts the stages by `python`: it has to be this one.
 export PATH := $(BIN):$(PATH)
+# A busy machine needs more than Ray's minute to start its dashboard.
+export RAY_DASHBOARD_STARTUP_TIMEOUT_S := 300
 # Two OpenMP threads on two busy cores cost a time slice an operation; Ray and torch bring the parallelism.
 export OMP_NUM_THREADS := 1
 # Activations are given back to the allocator, not to the system: a quarter less system time in training.
