@@ -55,15 +55,14 @@ def assert_same_losses(run, undisturbed, tolerance=1e-6):
     pd.testing.assert_frame_equal(found[losses], undisturbed[losses], check_exact=False, rtol=tolerance, atol=tolerance)
 
 
-def assert_same_game(run, undisturbed, tight_after=None):
-    """Another number of workers adds up in another order: 5e-7 in the first step, 1e-5 in the first ten, and then a pixel rounds to
-    another level and what follows drifts, to 6e-3 of a total of 3.1 after 39 steps. `tight_after`: the epoch before the first steps."""
-    assert_same_losses(run, undisturbed, 3e-2)
-    if tight_after:
-        first = STEPS * (1 + tight_after)
-        names = [name for name in undisturbed if name.startswith("loss/")]
-        found, expected = run.history()[names][first : first + 10], undisturbed[names][first : first + 10]
-        pd.testing.assert_frame_equal(found, expected, check_exact=False, rtol=1e-4, atol=1e-4)
+def assert_same_game(run, undisturbed, epoch):
+    """After `epoch` another number of workers adds up in another order: 5e-7 in the first step, 1e-5 in the first ten. Then a pixel rounds
+    to another of the 256 levels and what follows drifts: 6e-3 of a total of 3.1 after 39 steps, 9e-2 after 65.
+    tests/distributed/test_zero.py has the same over shorter games, for more numbers of workers."""
+    assert_same_losses(run, undisturbed, 0.1)
+    names, first = [name for name in undisturbed if name.startswith("loss/")], STEPS * (1 + epoch)
+    found, expected = run.history()[names][first : first + 10], undisturbed[names][first : first + 10]
+    pd.testing.assert_frame_equal(found, expected, check_exact=False, rtol=1e-4, atol=1e-4)
 
 
 def epochs_played(run):
@@ -82,9 +81,10 @@ def test_a_run_of_one_or_two_workers_goes_on_with_those_that_are_left(three, fol
         for node in three.nodes[1:]:
             three.kill(node)
         assert run.end() == 0, run.text[-4000:]
-    assert "written by 2 workers, with 1" in run.text
+    found = re.search("going on after game epoch ([23]), written by 2 workers, with 1", run.text)
+    assert found, run.text[-4000:]
     assert f"{ENDED}, 1 workers" in run.text
-    assert_same_game(run, undisturbed)
+    assert_same_game(run, undisturbed, int(found[1]))
 
 
 def test_a_killed_worker(three, folder, undisturbed):
@@ -152,22 +152,22 @@ def test_no_room_for_the_workers_is_waited_for_and_then_said(three, folder):
     assert min(epochs_played(again)) > 2
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
-def test_another_number_of_workers(three, folder, undisturbed, before, after):
-    """3 does not divide the global batch of 8: it is refused before anything starts, with the mend."""
-    name = f"from-{before}-to-{after}"
-    with running(three, folder, name, before) as first:
+def test_fewer_workers_than_before(three, folder, undisturbed):
+    with running(three, folder, "fewer", 2) as first:
         first.wait_for(SECOND)
         first.kill()
-    with running(three, folder, name, after, log="-again") as second:
-        code = second.end()
-    if after == 3:
-        assert (code, "global_batch = 8: not a multiple of 3 workers; change one" in second.text) == (2, True), second.text[-4000:]
-        return
-    assert code == 0, second.text[-4000:]
-    found = re.search(rf"going on after game epoch ([23]), written by {before} workers, with {after}", second.text)
+    with running(three, folder, "fewer", 1, log="-again") as second:
+        assert second.end() == 0, second.text[-4000:]
+    found = re.search("going on after game epoch ([23]), written by 2 workers, with 1", second.text)
     assert found, second.text[-4000:]
-    assert_same_game(second, undisturbed, tight_after=int(found[1]) if before == 2 else None)
+    assert_same_game(second, undisturbed, int(found[1]))
+
+
+def test_a_number_of_workers_that_does_not_divide_the_global_batch_is_refused_before_anything_starts(three, folder):
+    with running(three, folder, "three", 3) as run:
+        assert run.end() == 2, run.text[-4000:]
+    assert "global_batch = 8: not a multiple of 3 workers; change one of them" in run.text
+    assert "RayTrainWorker" not in run.text
 
 
 def test_what_a_run_leaves_behind(undisturbed, folder):
