@@ -83,13 +83,13 @@ class Method:
 def load_method(name: str, model: Path, clip: Clip, channel: Channel) -> Method:
     """A method by its name: a learned one from the folder `model` with the channel it was trained with, or a baseline.
 
-    Baselines have a channel without noise, since they are what people do today; the baseline `noise` has `channel` itself.
-    Raises UserError for an unknown name and for a model of other clips.
+    Baselines have a channel without noise, since they are what people do today; the baseline `noise` has `channel` itself, and raw
+    clips have none. Raises UserError for an unknown name and for a model of other clips.
     """
     if name not in LEARNED:
         if name not in BASELINES:
             raise UserError(f"params.yaml: evaluate.methods: {name!r} is unknown; known are {', '.join([*LEARNED, *BASELINES])}")
-        quiet = channel if name == "noise" else channel.model_copy(update={"noise": 0.0})
+        quiet = channel_of(name, channel) if name == "noise" else channel_of(name, channel).model_copy(update={"noise": 0.0})
         return Method(name, build_baseline(name).eval().requires_grad_(False), quiet, (1, 1, 1), 0)
     anonymizer, own_channel = load_anonymizer(model)
     if (anonymizer.clip.num_frames, anonymizer.clip.size) != (clip.num_frames, clip.size):
@@ -97,6 +97,11 @@ def load_method(name: str, model: Path, clip: Clip, channel: Channel) -> Method:
         raise UserError(f"{model}: made for clips of {made_for}, not params.yaml's; run train")
     own_channel = own_channel.model_copy(update={"codec_crf": channel.codec_crf})  # what stands behind the channel is no part of a model
     return Method(name, anonymizer.eval().requires_grad_(False), own_channel, anonymizer.tubelet, anonymizer.num_sparsifications)
+
+
+def channel_of(method: str, channel: Channel) -> Channel:
+    """What of `channel` concerns a method: raw clips are neither grey nor coded, so that they stay the same whatever is released."""
+    return channel.model_copy(update={"grey": False, "codec_crf": None}) if method == "raw" else channel
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ class ReleaseJob:
         about = {"method": self.method, "kept_share": self.kept_share, "views": views, "weights": weights, "format": FORMAT}
         if self.method in BOXED:
             about["boxes"] = self.boxes if self.boxes in DETECTORS else fingerprint(Path(self.boxes))
-        return self.cache / "released" / config_hash(about, self.clip, self.channel, fingerprint(self.shards / "index.jsonl"))
+        channel = channel_of(self.method, self.channel)
+        return self.cache / "released" / config_hash(about, self.clip, channel, fingerprint(self.shards / "index.jsonl"))
 
 
 def release(job: ReleaseJob) -> Path:

@@ -43,6 +43,13 @@ def test_raw_is_released_as_it_is_with_its_labels(shards, tmp_path):
     assert raw.attributes == ("hat", "glasses")
 
 
+def test_raw_clips_stay_what_they_are_whatever_the_channel_does_to_releases(shards, tmp_path):
+    plain = release_job(shards, tmp_path)
+    other = release_job(shards, tmp_path / "other", channel=Channel(grey=True, codec_crf=40))
+    assert np.array_equal(Released(release(other)).views("test"), Released(release(plain)).views("test"))
+    assert other.folder.name == plain.folder.name, "evaluate-raw need not run again"
+
+
 def test_all_views_of_a_video_are_released_and_stay_together(shards, tmp_path):
     attack = ATTACK.model_copy(update={"num_clips": 2, "num_crops": 3, "train_windows": 2})
     raw = Released(release(release_job(shards, tmp_path, attack=attack)))
