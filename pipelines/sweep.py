@@ -24,6 +24,9 @@ def main() -> None:
 def sweep_here(params_file: Path) -> None:
     """Read params and inputs, carry out the trials, leave their table and models."""
     params = load_params(params_file)
+    if params.train.anonymizer_from:
+        taken = f"train.anonymizer_from = {params.train.anonymizer_from}: an anonymizer that is taken as it is plays no games"
+        raise UserError(f"{params_file}: {taken}; run `dvc repro evaluate` instead of sweep")
     shards = Path("data/shards") / params.dataset.name
     for needed, stage in ((shards / "index.jsonl", "shard"), (RAW, "evaluate-raw"), (INIT / "anonymizer.safetensors", "train")):
         if not needed.exists():

@@ -1,7 +1,8 @@
 """Ablations: a declared grid of changes to params.yaml, played as DVC experiments, and the table of what they did.
 
 DVC is called as a person would call it: `dvc exp run --queue -S …` for every row and seed, then the queue is worked off in
-folders of its own, so that the workspace stays as it is. What an experiment found is read from `dvc exp show --json`.
+folders of its own, so that the workspace stays as it is. What an experiment found is read from `dvc exp show --json`, by its name:
+that holds a hash of params.yaml and the row's changes, so that nothing of another experiment is taken for this one's.
 """
 
 import json
@@ -16,11 +17,12 @@ from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stprivacy.config import PARAMS_FILE, config_hash
 from stprivacy.config.base import Section
 from stprivacy.errors import RunError, UserError
 
 FIGURES = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")
-METRICS = "results/evaluate/{method}/metrics.json"
+METRICS, PIPELINE = "results/evaluate/{method}/metrics.json", Path("dvc.yaml")
 
 
 class Row(Section):
@@ -49,11 +51,13 @@ class Experiment:
     row: str
     seed: int
     changes: tuple[str, ...]
+    params: str
+    """The text of the params.yaml that is changed."""
 
     @property
     def name(self) -> str:
         """How DVC calls it."""
-        return f"ablate-{self.row}-seed-{self.seed}"
+        return f"ablate-{self.row}-seed-{self.seed}-{config_hash(self.params, *self.changes)[:6]}"
 
 
 def read_grid(path: Path) -> Grid:
@@ -70,12 +74,21 @@ def read_grid(path: Path) -> Grid:
 
 
 def experiments(grid: Grid, rows: Sequence[str], seeds: Iterable[int]) -> list[Experiment]:
-    """Every row (of those named, or all) at every seed. Raises UserError for a row that is not in the grid."""
+    """Every row (of those named, or all) at every seed, of ./params.yaml. Raises UserError for a row that is not in the grid."""
     unknown = [row for row in rows if row not in grid.rows]
     if unknown:
         raise UserError(f"{unknown[0]}: no such row; there are {', '.join(grid.rows)}")
     chosen = {name: row for name, row in grid.rows.items() if not rows or name in rows}
-    return [Experiment(name, seed, (*row.changes, f"train.seed={seed}")) for name, row in chosen.items() for seed in seeds]
+    params = PARAMS_FILE.read_text(encoding="utf-8") if PARAMS_FILE.exists() else ""
+    return [Experiment(name, seed, (*row.changes, f"train.seed={seed}"), params) for name, row in chosen.items() for seed in seeds]
+
+
+def check_method(method: str) -> None:
+    """Raises UserError for a method whose figures DVC wouldn't show, hours before they are asked for."""
+    path = METRICS.format(method=method)
+    known = (YAML(typ="safe", pure=True).load(PIPELINE.read_text(encoding="utf-8")) or {}).get("metrics", []) if PIPELINE.exists() else []
+    if path not in known:
+        raise UserError(f"--method {method}: {path} is not among the metrics of {PIPELINE}; add it there, or run in the project's folder")
 
 
 def queue_command(experiment: Experiment, method: str) -> list[str]:
@@ -94,13 +107,13 @@ def play(pending: Sequence[Experiment], method: str, jobs: int) -> None:
         _dvc(["dvc", "exp", "run", "--run-all", "--jobs", str(jobs)], quiet=False)
 
 
-def finished(method: str) -> dict[str, dict[str, float]]:
+def finished(method: str) -> dict[str, dict[str, Any]]:
     """The figures of every finished experiment by its name."""
     shown = json.loads(_dvc(["dvc", "exp", "show", "--json", "--all-commits", "--hide-queued", "--hide-failed"], quiet=True))
     return dict(_found(shown, METRICS.format(method=method)))
 
 
-def _found(shown: list[dict[str, Any]], path: str) -> Iterable[tuple[str, dict[str, float]]]:
+def _found(shown: list[dict[str, Any]], path: str) -> Iterable[tuple[str, dict[str, Any]]]:
     for baseline in shown:
         for experiment in baseline.get("experiments") or []:
             tip = experiment["revs"][0]
@@ -111,16 +124,24 @@ def _found(shown: list[dict[str, Any]], path: str) -> Iterable[tuple[str, dict[s
                 yield tip["name"] or experiment["name"], dict(zip(FIGURES, values, strict=True))
 
 
-def table(grid: Grid, seeds: Iterable[int], found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """A row a row of the grid with at least one finished seed: means, spread (largest − smallest) of cMAP, how many seeds."""
+def table(grid: Grid, seeds: Sequence[int], found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a row of the grid with at least one finished seed: means, spread (largest − smallest) of cMAP, how many seeds.
+
+    `leak_removed` is None where raw clips leak nothing.
+    """
     lines = []
     for name, row in grid.rows.items():
-        runs = [found[one] for one in (Experiment(name, seed, ()).name for seed in seeds) if one in found]
+        runs = [found[one.name] for one in experiments(grid, [name], seeds) if one.name in found]
         if runs:
-            mean = {figure: sum(run[figure] for run in runs) / len(runs) for figure in FIGURES}
+            mean = {figure: _mean([run[figure] for run in runs]) for figure in FIGURES}
             cmaps = [run["privacy_cmap"] for run in runs]
             lines.append({"row": name, **mean, "spread": max(cmaps) - min(cmaps), "seeds": len(runs), "what": row.what})
     return lines
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def markdown(lines: Sequence[dict[str, Any]]) -> str:
@@ -130,7 +151,8 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
     for line in lines:
         cmap = f"{line['privacy_cmap']:.3f}" + (f" ± {line['spread'] / 2:.3f}" if line["seeds"] > 1 else "")
         difference = "" if line is lines[0] else f"{line['privacy_cmap'] - lines[0]['privacy_cmap']:+.3f}"
-        figures = f"{line['action_top1']:.3f} | {cmap} | {difference} | {line['privacy_f1']:.3f} | {line['leak_removed']:.2f}"
+        removed = "" if line["leak_removed"] is None else f"{line['leak_removed']:.2f}"
+        figures = f"{line['action_top1']:.3f} | {cmap} | {difference} | {line['privacy_f1']:.3f} | {removed}"
         rows.append(f"| {line['row']} | {figures} | {line['seeds']} | {line['what']} |")
     return "\n".join(rows) + "\n"
 

@@ -125,7 +125,7 @@ def check(files: tuple[Path, ...]) -> None:
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw test clips, raw and released by every method, into this PNG.")
 @click.option("--no-raw", is_flag=True, help="Leave raw frames out of the figure. Those of real people are refused otherwise.")
 def show(markdown: bool, into: Path | None, figure: Path | None, no_raw: bool) -> None:
-    """Print what fresh attackers found on the released test clips, beside raw video, the blurs and the floors.
+    """Print what fresh attackers found on the released test clips, beside raw video, the other methods and the floors.
 
     \b
     stprivacy show

@@ -36,7 +36,7 @@ variable "tracking_security_group_ids" {
 variable "days_to_live" {
   description = "Days after which what lies below a prefix is deleted: raw videos that you keep in the bucket, checkpoints."
   type        = map(number)
-  default     = { "raw/" = 30, "storage/checkpoints/" = 30 }
+  default     = { "raw/" = 30, "storage/runs/" = 30 }
 
   validation {
     condition     = !anytrue([for prefix in keys(var.days_to_live) : startswith("storage/objects/", prefix)])

@@ -16,24 +16,26 @@ TABLE = Path("results/ablations")
 @click.option("--grid", "path", default=Path("params/ablations/paper.yaml"), show_default=True, type=click.Path(path_type=Path),
               help="The file that declares the rows.")  # fmt: skip
 @click.option("--seeds", default="0", show_default=True, metavar="N,N,…", help="Seeds of training; a claim needs three.")
-@click.option("--method", default="stprivacy", show_default=True, help="The method of evaluate.methods that is judged.")
+@click.option("--method", default="stprivacy", show_default=True, help="The method that is judged; one of dvc.yaml's metrics.")
 @click.option("--jobs", default=1, show_default=True, help="Experiments side by side.")
 @click.option("--dry-run", is_flag=True, help="Print the DVC commands and run nothing.")
 @click.option("--table", "only_table", is_flag=True, help="Run nothing; make the table of what has finished.")
 def ablate(rows: tuple[str, ...], path: Path, seeds: str, method: str, jobs: int, dry_run: bool, only_table: bool) -> None:
-    """Play every ROW of a grid of ablations (all of them by default) as a DVC experiment, and make the table.
+    """Leave out parts of the method, one by one, and make the table.
 
-    Each row is `dvc exp run --queue -S …` on the experiment that is in place; the queue is then worked off in folders of its own, and the
-    workspace stays as it is. What has finished is not played again. The table goes to results/ablations/<grid>.md and .csv.
+    Each ROW of the grid (all of them by default) is `dvc exp run --queue -S …` on the experiment that is in place; the queue is then
+    worked off in folders of its own, and the workspace stays as it is. What has finished with the params.yaml that is in place is not
+    played again. The table goes to results/ablations/<grid>.md and .csv.
 
     \b
     stprivacy ablate --dry-run                          what would run
-    stprivacy ablate both no-sparsification --seeds 0,1,2
+    stprivacy ablate both anonymization-only --seeds 0,1,2
     stprivacy ablate --grid params/ablations/beyond.yaml
     stprivacy ablate --table                            the table so far
     """
     from stprivacy import ablation
 
+    ablation.check_method(method)
     grid, numbers = ablation.read_grid(path), _seeds(seeds)
     wanted = ablation.experiments(grid, rows, numbers)
     if dry_run:

@@ -13,10 +13,11 @@ RESULTS = Path("results")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Where the stages left their figures.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def compare(method_a: str, method_b: str, results: Path, as_json: bool) -> None:
-    """Say how METHOD_A and METHOD_B differ on the test clips, with 95 % intervals and p-values, from predictions that were kept.
+    """Say how METHOD_A and METHOD_B differ on the same test clips.
 
-    A learned method may be named with a kept share, METHOD@SHARE; without, it is the share that the model was trained for. cMAP and AP are
-    those of each one's strongest attacker: paired bootstrap over clips (whole groups of them). Action: McNemar's exact test.
+    Each figure's difference has a 95 % interval and a p-value; they come from the answers that `evaluate` keeps. A learned method may be
+    named with a kept share, METHOD@SHARE; without, it is the share that the model was trained for. cMAP and AP are those of each one's
+    strongest attacker: paired bootstrap over clips (whole groups of them). Action: McNemar's exact test.
 
     \b
     stprivacy compare raw stprivacy

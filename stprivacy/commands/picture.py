@@ -17,10 +17,11 @@ MODEL, PARAMS = Path("models/anonymizer"), Path("params.yaml")
 
 @click.group()
 def picture() -> None:
-    """Draw what is released, so that people can see it: grids of frames, kept tubelets with their scores, side-by-side videos.
+    """Draw what is released, for people to look at.
 
-    The clips are test clips of params.yaml's data set, released afresh by the trained model (`dvc repro train` makes it) and by the
-    other methods. Raw frames are drawn of VP-Synth only, where nobody is in them, or where tracking.log_raw_clips is true.
+    Grids of frames, kept tubelets with their scores, and side-by-side videos. The clips are test clips of params.yaml's data set,
+    released afresh by the trained model (`dvc repro train` makes it) and by the other methods. Raw frames are drawn of VP-Synth only,
+    where nobody is in them, or where tracking.log_raw_clips is true.
 
     \b
     stprivacy picture grid docs/grid.png              the same clips under every method and kept share

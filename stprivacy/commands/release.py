@@ -112,7 +112,7 @@ def _tell(source: Path, target: Path, report: "Report") -> None:
 @click.option("--force", is_flag=True, help="Promote although the comparison speaks against it; the reason is kept as a tag.")
 @click.option("--name", help="Another registered model than that of params.yaml.")
 def promote(to: str | None, force: bool, name: str | None) -> None:
-    """Move a version of the registry up: the candidate becomes challenger, the challenger becomes champion.
+    """Move a version up: candidate → challenger → champion.
 
     A version that is worse on the policy than the champion is refused (exit code 1): its val action top-1 misses the policy's bar, or,
     with the bar reached, its val cMAP is higher, in each case by more than the spread over seeds. Where a version was judged with one
@@ -133,7 +133,10 @@ def promote(to: str | None, force: bool, name: str | None) -> None:
 @click.command()
 @click.option("--name", help="Another registered model than that of params.yaml.")
 def registry(name: str | None) -> None:
-    """List the registered versions with their aliases and figures (test split; val chose)."""
+    """List the registered versions with aliases and figures.
+
+    The figures are of the test split; val chose.
+    """
     from rich.console import Console
     from rich.table import Table
 

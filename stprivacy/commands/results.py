@@ -16,7 +16,9 @@ RESULTS, KEPT, PAGE, PARAMS, SHIPPED = Path("results"), Path("docs/results"), Pa
 @click.option("--command", metavar="TEXT", help="How the run was started, if not by `stprivacy params use NAME && make repro`.")
 @click.option("--note", default="", metavar="TEXT", help="A sentence to stand above the table, such as what differs from the experiment.")
 def results(keep: bool, name: str | None, command: str | None, note: str) -> None:
-    """Write docs/results.md: every kept table with its command and commit, the paper's figures, and what was not run.
+    """Write docs/results.md from the runs that were kept.
+
+    It has every kept table with its command and commit, the paper's figures, and what was not run.
 
     \b
     stprivacy results                               make the page anew

@@ -14,9 +14,10 @@ FOLDER = click.option(
 
 @click.group()
 def services() -> None:
-    """Start and stop a tracking server (MLflow on Postgres and S3, with a password) and a small Ray cluster, on this machine.
+    """Start and stop MLflow, Postgres, S3 and Ray on this machine.
 
-    All but Ray listens on loopback alone. Passwords are made once, in a file that only you can read.
+    A tracking server with a password, as a team has it, and a small cluster: to try, and for tests (docs/services.md). All but Ray
+    listens on loopback alone. Passwords are made once, in a file that only you can read.
 
     \b
     stprivacy services start                  what `make services` does

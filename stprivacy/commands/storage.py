@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 @click.option("--raw", is_flag=True, help="Also remove the folder of your own videos (dataset.source). Needs --yes.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 def purge(name: str | None, raw: bool, yes: bool) -> None:
-    """Remove what was made of the videos of data set NAME (default: that of params.yaml): clips, shards, caches.
+    """Remove what was made of a data set's videos.
 
-    Here, in DVC's cache and, with STPRIVACY_STORAGE set, in the storage, where nothing may be uploading meanwhile. It shows what there is
-    and asks first. Models, results and what MLflow holds stay; docs/security.md says what of them shows people.
+    Clips, shards and caches of data set NAME (default: that of params.yaml): here, in DVC's cache and, with STPRIVACY_STORAGE set, in the
+    storage, where nothing may be uploading meanwhile. It shows what there is and asks first. Models, results and what MLflow holds stay;
+    docs/security.md says what of them shows people.
 
     \b
     stprivacy purge                    show, ask, remove

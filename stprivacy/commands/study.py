@@ -22,10 +22,11 @@ MOST_CLIPS = 1000
 
 @click.group()
 def study() -> None:
-    """Ask people what they still see: attackers are networks, and people see differently.
+    """Ask people what they still see.
 
-    `make` writes a page with two-alternative questions on released test clips: which action, which clip has the attribute, which
-    person. Send the page to participants, keep the key file to yourself; each participant sends a file of answers back.
+    Attackers are networks, and people see differently. `make` writes a page with two-alternative questions on released test clips: which
+    action, which clip has the attribute, which person. Send the page to participants, keep the key file to yourself; each participant
+    sends a file of answers back.
 
     \b
     stprivacy study make study.html                  study.html for participants, study.key.json for you

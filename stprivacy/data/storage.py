@@ -20,7 +20,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -147,7 +147,7 @@ class FolderStorage(Storage):
                 self._path(key).unlink(missing_ok=True)
             parents = {parent for key in found for parent in self._path(key).parents if self.root in parent.parents}
             for folder in sorted(parents, reverse=True):  # the deepest first
-                if not any(folder.iterdir()):
+                with suppress(OSError):  # not empty, also where somebody has put something there just now; or gone by somebody else's hand
                     folder.rmdir()
         return found
 

@@ -2,8 +2,9 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, get_args
 
+from stprivacy.config.evaluation import ExtraAttack
 from stprivacy.evaluation.pareto import Configuration, Front
 
 TITLES = {"chance": "chance", "constant": "constant answer", "action_only": "action label alone"}
@@ -28,14 +29,17 @@ def precisions_of(c: Configuration) -> dict[str, float | None] | None:
 def measured(front: Front) -> str:
     """How the figures came about, in plain words; every number is read from the results."""
     raw, floors = front.raw_metrics, front.raw_metrics["floors"]
-    kinds = [name for name in raw["attackers"] if name != "action"]
+    names = dict.fromkeys(name for c in front.configurations for name in metrics_of(c)["attackers"] if name != "action")
+    beside = [name for name in names if name.removeprefix("privacy-").startswith(get_args(ExtraAttack))]
+    fresh = [name for name in names if name not in beside]
+    others = f" Others were not trained on the release itself ({', '.join(beside)})." if beside else ""
     return (
         f"Every point is one way to release the videos of {front.dataset}. It released all clips, and attackers that it had never met "
-        f"({', '.join(kinds)}) were then trained on the released training clips, {_times(raw['num_attacker_seeds'], 'seed')} each; the one "
-        f"that does best on the validation clips counts. A recognizer trained afresh on the same releases gives the action. Front, knee "
-        f"and choice read validation figures; what is shown is read once from {raw['num_test_clips']} test clips. With no picture at all "
-        f"an attacker has cMAP {floors['chance']['cmap']:.3f} (chance) or {floors['action_only']['cmap']:.3f} (from the action label "
-        f"alone); from raw video {raw['privacy']['cmap']:.3f}."
+        f"({', '.join(fresh)}) were then trained on the released training clips, {_times(raw['num_attacker_seeds'], 'seed')} each.{others} "
+        f"The one that does best on the validation clips counts. A recognizer trained afresh on the same releases gives the action. "
+        f"Front, knee and choice read validation figures; what is shown is read once from {raw['num_test_clips']} test clips. With no "
+        f"picture at all an attacker has cMAP {floors['chance']['cmap']:.3f} (chance) or {floors['action_only']['cmap']:.3f} (from the "
+        f"action label alone); from raw video {raw['privacy']['cmap']:.3f}."
     )
 
 

@@ -124,7 +124,6 @@ def pick_clips(
     )
 
 
-
 @dataclass(frozen=True)
 class Releaser:
     """A method at a kept share, ready to release clips."""

@@ -6,8 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from stprivacy.config import Attack, AttackerKind, NetworkKind, Params
-from stprivacy.data.boxes import resolve_boxes
+from stprivacy.config import Attack, AttackerKind, Dataset, NetworkKind, Params
+from stprivacy.data.boxes import DETECTORS, resolve_boxes
 from stprivacy.evaluation.attackers import run_attack
 from stprivacy.evaluation.inversion import Inversion, InversionJob
 from stprivacy.evaluation.jobs import AttackJob, AttackResult
@@ -94,8 +94,7 @@ def judge(
     num_blocks = params.model.num_sparsifications if method in LEARNED else 0
     shares = params.evaluate.kept_shares if num_blocks else (NOTHING_DROPPED,)
     common = shards.absolute(), model.absolute(), params.clip, params.channel, attack, cache
-    boxes = resolve_boxes(params.evaluate.boxes, params.dataset, cache) if method in BOXED else "motion"
-    releases = [ReleaseJob(method, share, *common, boxes) for share in shares]
+    releases = [ReleaseJob(method, share, *common, *_boxes(params, cache) if method in BOXED else ()) for share in shares]
     if method != "raw" and compares_with_raw(attack):
         releases.append(ReleaseJob("raw", NOTHING_DROPPED, *common))  # of its own views; found in the cache where evaluate-raw left it
     folders = side_by_side(release, [(job,) for job in releases])
@@ -117,6 +116,13 @@ def judge(
         ratio = share ** (1 / num_blocks) if num_blocks else None
         points.append(_point(share if num_blocks else None, ratio, seed, mine, extras, released[share], "ensemble" in attack.extra))
     return Judgement(method, tuple(points), {share if num_blocks else None: released[share] for share in shares}, shards)
+
+
+def _boxes(params: Params, cache: Path) -> tuple[str, Dataset]:
+    """`evaluate.boxes` for a release on any node, and the data set. Raises UserError for a missing file, before anything is released."""
+    source = params.evaluate.boxes
+    file = resolve_boxes(source, params.dataset, cache)
+    return (source if source in (*DETECTORS, "rendered") else str(Path(file).absolute())), params.dataset
 
 
 def attack_jobs(released: Path, seed: int, params: Params, cache: Path, label: str) -> list[AttackJob]:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stprivacy.config import Attack, Channel, Clip, config_hash
-from stprivacy.data.boxes import DETECTORS, BoxViews
+from stprivacy.config import Attack, Channel, Clip, Dataset, config_hash
+from stprivacy.data.boxes import DETECTORS, BoxViews, resolve_boxes
 from stprivacy.data.clips import ClipViews, DatasetInfo, ShardReader
 from stprivacy.data.codec import through_codec
 from stprivacy.errors import UserError
@@ -89,7 +89,8 @@ def load_method(name: str, model: Path, clip: Clip, channel: Channel) -> Method:
     if name not in LEARNED:
         if name not in BASELINES:
             raise UserError(f"params.yaml: evaluate.methods: {name!r} is unknown; known are {', '.join([*LEARNED, *BASELINES])}")
-        quiet = channel_of(name, channel) if name == "noise" else channel_of(name, channel).model_copy(update={"noise": 0.0})
+        own = channel_of(name, channel)
+        quiet = own if name == "noise" else own.model_copy(update={"noise": 0.0})
         return Method(name, build_baseline(name).eval().requires_grad_(False), quiet, (1, 1, 1), 0)
     anonymizer, own_channel = load_anonymizer(model)
     if (anonymizer.clip.num_frames, anonymizer.clip.size) != (clip.num_frames, clip.size):
@@ -118,7 +119,9 @@ class ReleaseJob:
     attack: Attack
     cache: Path
     boxes: str = "motion"
-    """Where people are, as `data.boxes.resolve_boxes` gives it: a detector or a boxes file. Read for methods that hide boxes."""
+    """Where people are, for methods that hide boxes: a detector or a boxes file, or, given the `dataset`, `rendered`."""
+    dataset: Dataset | None = None
+    """For `rendered` boxes: whichever node this comes to has or makes their file."""
 
     @property
     def folder(self) -> Path:
@@ -127,9 +130,14 @@ class ReleaseJob:
         weights = fingerprint(self.model) if self.method in LEARNED else ""
         about = {"method": self.method, "kept_share": self.kept_share, "views": views, "weights": weights, "format": FORMAT}
         if self.method in BOXED:
-            about["boxes"] = self.boxes if self.boxes in DETECTORS else fingerprint(Path(self.boxes))
+            boxes = self.boxes_here()
+            about["boxes"] = boxes if boxes in DETECTORS else fingerprint(Path(boxes))
         channel = channel_of(self.method, self.channel)
         return self.cache / "released" / config_hash(about, self.clip, channel, fingerprint(self.shards / "index.jsonl"))
+
+    def boxes_here(self) -> str:
+        """`boxes` as `BoxViews` takes it: a detector or a file of this node."""
+        return resolve_boxes(self.boxes, self.dataset, self.cache) if self.dataset else self.boxes
 
 
 def release(job: ReleaseJob) -> Path:
@@ -148,7 +156,7 @@ def release(job: ReleaseJob) -> Path:
         windows, crops = (job.attack.train_windows, 1) if split == "train" else (job.attack.num_clips, job.attack.num_crops)
         views = ClipViews(reader, job.clip, windows, crops)
         write = _write_painted if split == "train" else _write_released
-        boxes = BoxViews(views, job.boxes, job.cache) if job.method in BOXED else None
+        boxes = BoxViews(views, job.boxes_here(), job.cache) if job.method in BOXED else None
         write(part, split, method, job.kept_share, views, boxes)
         np.savez(part / f"{split}-labels.npz", actions=reader.actions, attributes=reader.attributes)
         count += len(reader)

@@ -60,18 +60,26 @@ def card(entry: Entry, evidence: Evidence, params: Params) -> str:
 
 def _what(entry: Entry) -> str:
     config = config_at(entry.folder)
-    clip, channel = config["clip"], config["channel"]
-    share = f"a share of {entry.kept_share:.2f} of the tubelets is kept and repainted, with noise of σ {channel['noise']:g}"
+    model, clip, channel = config["model"], config["clip"], config["channel"]
+    kind, noise = model.get("kind", "stprivacy"), f"with noise of σ {channel['noise']:g}"
+    clips = (
+        f"Clips of {clip['num_frames']} × {clip['size']} × {clip['size']} in (`frame_step` {clip['frame_step']} of a video), "
+        f"released clips {'of brightness alone ' if channel.get('grey') else ''}out."
+    )
+    if kind != "stprivacy":
+        return f"**Video anonymizer ({kind}).** {clips} Every frame is repainted, {noise}; nothing is dropped."
+    kept = "kept and repainted" if model.get("repaint", True) else "kept as it is"
+    share = f"a share of {entry.kept_share:.2f} of the tubelets is {kept}, {noise}"
     return (
-        f"**Video anonymizer (STPrivacy).** Clips of {clip['num_frames']} × {clip['size']} × {clip['size']} in (`frame_step` "
-        f"{clip['frame_step']} of a video), released clips out. Keep ratio {entry.keep_ratio:.4g}: {share}; dropped ones hold the "
-        f"constant {channel['fill']:g}."
+        f"**Video anonymizer (STPrivacy).** {clips} Keep ratio {entry.keep_ratio:.4g}: {share}; dropped ones hold the constant "
+        f"{channel['fill']:g}."
     )
 
 
 def _how(entry: Entry, evidence: Evidence, params: Params) -> str:
     counts = ", ".join(f"{evidence.num_videos.get(split, 0)} {split}" for split in ("train", "val", "test"))
-    kinds = ", ".join(name for name in evidence.raw["attackers"] if name != "action")
+    beside = [name for name in params.evaluate.attack.extra if name != "reidentification"]  # that one is told apart, and doesn't count
+    kinds = ", ".join(f"privacy-{kind}" for kind in params.evaluate.attack.kinds) + ("; beside them " if beside else "") + ", ".join(beside)
     if entry.spread:
         seeds = "; ".join(f"{name} {value:.3f}" for name, value in entry.spread.items())
         seeds = f"Largest − smallest over {entry.num_seeds} seeds: {seeds}."
@@ -106,9 +114,11 @@ def _table(entry: Entry, evidence: Evidence) -> list[str]:
 
 
 def _limits(entry: Entry, evidence: Evidence, params: Params) -> str:
+    crf = params.channel.codec_crf
+    pixels = "as they leave the channel, before a video codec" if crf is None else f"as H.264 at crf {crf} leaves them"
     limits = [
         "The figures hold for these attackers on this data. They prove nothing about stronger attackers or other footage.",
-        "They are of clips as they leave the channel, before a video codec; of other keep ratios they say nothing.",
+        f"They are of clips {pixels}; of other keep ratios they say nothing.",
         "A release made with a `seed` has noise that whoever knows the seed can take off again: leave it out in use.",
     ]
     if params.dataset.kind == "vp-synth":

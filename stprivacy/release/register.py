@@ -71,8 +71,14 @@ def _common_tags(params: Params, run: Run, results: Path, shards: Path) -> dict[
         "git.commit": run.client.get_run(run.id).data.tags["git.commit"],
         "dvc.lock_md5": hashlib.md5(lock.read_bytes()).hexdigest() if lock.exists() else "none",
         "least_val_action_top1": _number(least),
-        "judged_on": config_hash(params.evaluate.attack, params.recognizers, fingerprint(shards / "index.jsonl")),
+        "judged_on": judged_on(params, shards),
     }
+
+
+def judged_on(params: Params, shards: Path) -> str:
+    """Equal where figures can be compared: the same clips, by the same attackers, with the same codec between."""
+    codec = [] if params.channel.codec_crf is None else [f"codec {params.channel.codec_crf}"]
+    return config_hash(params.evaluate.attack, params.recognizers, fingerprint(shards / "index.jsonl"), *codec)
 
 
 def _tags(entry: Entry) -> dict[str, str]:

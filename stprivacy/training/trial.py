@@ -194,7 +194,10 @@ def _play(trial: Trial, run_id: str, fit: Fit, side_by_side: SideBySide, report:
             shutil.copy(checkpoint / "model" / name, part / "model")
         calibrate_model(part / "model", sources.shards, params)
         report({"attacking": len(params.evaluate.kept_shares)})
-        found = judge("stprivacy", params, sources.shards, part / "model", trial.work, side_by_side, sources.recognizers)
+        model = trial.work / "models" / fingerprint(part / "model")  # named by its content: so it travels to the nodes that release
+        shutil.copytree(part / "model", model, dirs_exist_ok=True)
+        keep(model)
+        found = judge("stprivacy", params, sources.shards, model, trial.work, side_by_side, sources.recognizers)
         outcome = Outcome("finished", epochs=progress.epochs, figures=_write_judgement(found, trial, part / "results"))
     (part / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     part.rename(trial.folder)

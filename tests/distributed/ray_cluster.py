@@ -1,5 +1,6 @@
 """A Ray head of its own on loopback, with a dashboard that takes jobs, a bucket beside it, and a store for what is tracked."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ import psutil
 from tests.services.s3 import S3Server, free_port
 
 MARK = "STPRIVACY_TEST_CLUSTER"
+STARTS = 3
+"""Ray gives a node thirty seconds to start, too few on a machine that is busy with something else, and no setting for more."""
 FROM_OUTSIDE = ("RAY_", "AWS_", "STPRIVACY_", "MLFLOW_", "DVC_STAGE", "PYTHONPATH")
 
 
@@ -52,29 +55,42 @@ def ray_cluster(folder: Path, s3: S3Server, num_cpus: int) -> Iterator[RayCluste
         f"--port={free_port()}", f"--temp-dir={ray_folder}", f"--num-cpus={num_cpus}", "--include-dashboard=true",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", *(f"--{name}-port={port}" for name, port in ports.items()),
     ]  # fmt: skip
-    with open(log, "wb") as file:
-        head = subprocess.Popen(command, cwd=folder, env=common, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
     try:
-        _wait_until_it_answers(address, head, log)
+        for _ in range(STARTS):
+            with open(log, "wb") as file:
+                head = subprocess.Popen(command, cwd=folder, env=common, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            if _answers(address, head, log):
+                break
+            _end(folder, head)
+        else:
+            raise AssertionError(f"Ray did not start: {log.read_text()[-3000:]}")
         yield RayCluster(address, common | {"RAY_ADDRESS": address}, log)
     finally:
-        head.send_signal(signal.SIGTERM)
-        time.sleep(1)
-        for process in marked(folder):
-            process.kill()
-        head.wait()
+        _end(folder, head)
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 
-def _wait_until_it_answers(address: str, head: subprocess.Popen, log: Path) -> None:
+def _answers(address: str, head: subprocess.Popen, log: Path) -> bool:
+    """Wait until jobs can be submitted; False when the head gave up before."""
     until = time.monotonic() + 300
-    while True:
+    while head.poll() is None and time.monotonic() < until:
         try:
             with urllib.request.urlopen(f"{address}/api/jobs/", timeout=5):
-                return
+                if "Ray runtime started" in log.read_text():  # the dashboard answers some time before
+                    return True
         except OSError:
-            assert head.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
-            time.sleep(0.5)
+            pass
+        time.sleep(0.5)
+    return False
+
+
+def _end(folder: Path, head: subprocess.Popen) -> None:
+    head.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    for process in marked(folder):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    head.wait()
 
 
 def marked(folder: Path) -> list[psutil.Process]:

@@ -28,13 +28,20 @@ def grid(tmp_path, monkeypatch):
     path = tmp_path / "params/ablations/paper.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(GRID)
+    (tmp_path / "dvc.yaml").write_text("metrics: [results/evaluate/stprivacy/metrics.json]\n")
+    (tmp_path / "params.yaml").write_text("train: {seed: 0}\n")
     return path
 
 
-def shown(*named: tuple[str, float]) -> list:
+def named(grid: Path, row: str, seed: int) -> str:
+    """How the experiment of a row and seed is called with the params.yaml in place."""
+    return ablation.experiments(ablation.read_grid(grid), [row], [seed])[0].name
+
+
+def shown(*named: tuple[str, float], removed: float | None = 0.6) -> list:
     """What `dvc exp show --json` prints, for experiments with these cMAPs."""
     path = ablation.METRICS.format(method="stprivacy")
-    metrics = lambda cmap: {"action": {"top1": 0.9}, "privacy": {"cmap": cmap, "f1": 0.5}, "leak_removed": 0.6}  # noqa: E731
+    metrics = lambda cmap: {"action": {"top1": 0.9}, "privacy": {"cmap": cmap, "f1": 0.5}, "leak_removed": removed}  # noqa: E731
     revs = [{"revs": [{"name": name, "data": {"metrics": {path: {"data": metrics(cmap)}}}}], "name": name} for name, cmap in named]
     without = {"revs": [{"name": "half", "data": {"metrics": {}}}], "name": "half"}
     return [{"rev": "workspace", "experiments": None}, {"rev": "abc", "experiments": [*revs, without]}]
@@ -43,15 +50,15 @@ def shown(*named: tuple[str, float]) -> list:
 def test_every_row_at_every_seed_is_one_dvc_command(grid):
     lines = CliRunner().invoke(cli, ["ablate", "--dry-run", "--seeds", "0,1"]).output.splitlines()
     assert len(lines) == 5
-    assert lines[2] == (
-        "dvc exp run --queue --name ablate-no-sparsification-seed-0 -S 'model.sparsify_before=[]' -S train.seed=0 evaluate@stprivacy"
-    )
+    name = named(grid, "no-sparsification", 0)
+    assert name.startswith("ablate-no-sparsification-seed-0-")
+    assert lines[2] == f"dvc exp run --queue --name {name} -S 'model.sparsify_before=[]' -S train.seed=0 evaluate@stprivacy"
     assert lines[4] == "dvc exp run --run-all --jobs 1"
 
 
 def test_the_table_has_means_spread_and_the_difference_to_the_first_row(grid):
-    found = dict(ablation._found(shown(("ablate-both-seed-0", 0.6), ("ablate-both-seed-1", 0.7), ("ablate-no-sparsification-seed-0", 0.8)),
-                                 ablation.METRICS.format(method="stprivacy")))  # fmt: skip
+    all_shown = shown((named(grid, "both", 0), 0.6), (named(grid, "both", 1), 0.7), (named(grid, "no-sparsification", 0), 0.8))
+    found = dict(ablation._found(all_shown, ablation.METRICS.format(method="stprivacy")))
     lines = ablation.table(ablation.read_grid(grid), (0, 1), found)
     assert [(line["row"], line["seeds"]) for line in lines] == [("both", 2), ("no-sparsification", 1)]
     assert lines[0]["privacy_cmap"] == pytest.approx(0.65) and lines[0]["spread"] == pytest.approx(0.1)
@@ -87,7 +94,7 @@ def test_what_has_finished_is_not_played_again_and_a_failure_is_told(grid, monke
 
     def dvc(command, quiet):
         played.append(" ".join(command))
-        return json.dumps(shown(("ablate-both-seed-0", 0.6))) if "show" in command else ""
+        return json.dumps(shown((named(grid, "both", 0), 0.6))) if "show" in command else ""
 
     monkeypatch.setattr(ablation, "_dvc", dvc)
     outcome = CliRunner().invoke(cli, ["ablate"])
@@ -95,6 +102,27 @@ def test_what_has_finished_is_not_played_again_and_a_failure_is_told(grid, monke
     assert len(queued) == 1 and "no-sparsification" in queued[0]
     assert isinstance(outcome.exception, RunError) and "ablate-no-sparsification-seed-0" in str(outcome.exception)
     assert (grid.parents[2] / "results/ablations/paper.md").exists()
+
+
+def test_figures_of_another_params_yaml_or_of_a_row_that_changed_are_not_taken_for_this_one_s(grid):
+    before = named(grid, "both", 0), named(grid, "no-sparsification", 0)
+    Path("params.yaml").write_text("train: {seed: 0}\ndataset: {name: other}\n")
+    assert named(grid, "both", 0) != before[0]
+    Path("params.yaml").write_text("train: {seed: 0}\n")
+    grid.write_text(GRID.replace("[]", "[2]"))
+    assert (named(grid, "both", 0), named(grid, "no-sparsification", 0) == before[1]) == (before[0], False)
+
+
+def test_where_raw_clips_leak_nothing_the_table_leaves_the_leak_removed_out(grid):
+    found = dict(ablation._found(shown((named(grid, "both", 0), 0.6), removed=None), ablation.METRICS.format(method="stprivacy")))
+    lines = ablation.table(ablation.read_grid(grid), (0,), found)
+    assert lines[0]["leak_removed"] is None
+    assert ablation.markdown(lines).splitlines()[2].endswith("| 0.500 |  | 1 | as it is |")
+
+
+def test_a_method_whose_figures_dvc_would_not_show_is_refused_at_once(grid):
+    refused = CliRunner().invoke(cli, ["ablate", "--method", "blur", "--dry-run"]).exception
+    assert isinstance(refused, UserError) and "results/evaluate/blur/metrics.json is not among the metrics" in str(refused)
 
 
 @pytest.mark.parametrize(

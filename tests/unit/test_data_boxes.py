@@ -1,5 +1,7 @@
 """Where people are: files of boxes land where clips were cut, detectors are asked once, and VP-Synth's boxes hold its people."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -169,6 +171,14 @@ def test_rendered_boxes_are_written_once(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------- in a release
+
+
+def test_a_node_without_the_file_of_rendered_boxes_makes_the_same_one(tmp_path):
+    synth = SyntheticDataset(kind="vp-synth", name="vp-synth", source="x", num_train=16, num_test=16, num_frames=4)
+    shards = dataset(tmp_path)
+    here, there = (release_job(shards, tmp_path / node, "blackening", boxes="rendered", dataset=synth) for node in ("here", "there"))
+    assert here.folder.name == there.folder.name
+    assert Path(here.boxes_here()).read_bytes() == Path(there.boxes_here()).read_bytes()
 
 
 def test_blackened_people_are_black_in_what_attackers_get(tmp_path):

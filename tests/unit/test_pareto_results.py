@@ -209,9 +209,15 @@ def test_show_names_the_choice(tmp_path, monkeypatch):
 def test_the_words_say_what_the_figures_rest_on(tmp_path):
     front = front_of(tmp_path)
     assert "400 test clips" in measured(front) and "privacy-cnn3d, privacy-cnn2d" in measured(front)
+    assert "Others were not trained" not in measured(front)
     text = not_proved(front, rendered=True)
     assert "a single seed" in text and "rendered" in text and "1 of the 20 privacy attackers" in text
     assert "rendered" not in not_proved(front, rendered=False)
+    path = front.configurations[-1].typical.folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["attackers"] |= {"privacy-raw-trained-cnn3d": metrics["attackers"]["privacy-cnn3d"]}
+    path.write_text(json.dumps(metrics))
+    assert "Others were not trained on the release itself (privacy-raw-trained-cnn3d)." in measured(front)
 
 
 def test_the_words_say_how_many_seeds_there_are(tmp_path):

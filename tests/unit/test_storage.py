@@ -86,6 +86,18 @@ def test_a_prefix_is_whole_parts_of_a_path(store: FolderStorage) -> None:
         store.delete("")
 
 
+def test_a_folder_that_somebody_else_removes_or_fills_meanwhile_is_no_failure(store, monkeypatch):
+    """Two trials of a sweep that end together clear the same storage."""
+    store.put_bytes("runs/trials/a/x", b"1")
+
+    def raced(self: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, "not empty") if self.name == "trials" else FileNotFoundError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(Path, "rmdir", raced)
+    assert store.delete("runs/trials/a") == ["runs/trials/a/x"]
+    assert not store.exists("runs/trials/a/x")
+
+
 @given(st.text("a./\\\0", max_size=8))
 def test_no_key_leads_out_of_the_storage(key: str) -> None:
     root = Path("/root/of/storage")

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from pipelines import sweep
 from pipelines import train as stage
 from stprivacy.config import load_params
 from stprivacy.errors import UserError
@@ -49,6 +50,12 @@ def test_the_train_stage_trains_nothing_then(tmp_path, monkeypatch):
     stage.train_here(params)
     assert (tmp_path / "models/anonymizer/anonymizer.safetensors").read_bytes() == (source / "anonymizer.safetensors").read_bytes()
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_the_sweep_stage_says_that_there_is_nothing_to_sweep(tmp_path):
+    params = written(tmp_path, {"train.anonymizer_from": str(tmp_path / "kept")})
+    with pytest.raises(UserError, match="plays no games; run `dvc repro evaluate` instead of sweep"):
+        sweep.sweep_here(params)
 
 
 @pytest.mark.parametrize("place", ["models/anonymizer", "./models/init/", "models/sweep/p5-s0"])
