@@ -244,8 +244,9 @@ def write_noise(folder: Path, params: Params) -> Path:
 
 def measure(params: Params, rounds: int, steps: int) -> dict[str, list[list[Turn]]]:
     """What the workers of every team saw, round by round, after a turn that isn't counted."""
-    # Inherited by the workers: the CPU alone, loopback alone, a thread each.
+    # Inherited by the workers: the CPU alone, loopback alone, a thread each, nothing said about DeepSpeed's use of torch.
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"})
+    os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning"
     teams: list[Team] = []
     with tempfile.TemporaryDirectory() as name:
         shards = write_noise(Path(name), params)
