@@ -159,7 +159,7 @@ def import_labels(source: Path, target: Path) -> int:
     table = {}
     for name, values in labels.items():
         plain = values.values if isinstance(values, _PlainArray) else ()
-        if not (isinstance(name, str) and re.fullmatch(r"[^/\n]+/[^/\n]+\.\w+", name)):
+        if not (isinstance(name, str) and name.isprintable() and re.fullmatch(r"[^/\n]+/[^/\n]+\.\w+", name)):
             raise UserError(f"{source}: {str(name)[:80]!r} is not named <class>/<video>.mp4; import the authors' pickle as it is")
         if len(plain) != len(VP_ATTRIBUTES) or any(value not in (0, 1) for value in plain):
             raise UserError(f"{source}: {name}: expected {len(VP_ATTRIBUTES)} values 0 or 1; import the authors' pickle as it is")

@@ -27,9 +27,10 @@ def stages_run(output: str) -> set[str]:
 
 def stages_of(project) -> set[str]:
     """All stages of dvc.yaml, as DVC calls them."""
-    methods = read_yaml(project.folder / "params.yaml")["evaluate"]["methods"]
-    names = read_yaml(project.folder / "dvc.yaml")["stages"].keys()
-    return {full for name in names for full in ([f"{name}@{method}" for method in methods] if name == "evaluate" else [name])}
+    params, names = read_yaml(project.folder / "params.yaml"), read_yaml(project.folder / "dvc.yaml")["stages"].keys()
+    baselines = params["baselines"]["methods"]
+    many = {"evaluate": params["evaluate"]["methods"], "train-baseline": baselines, "evaluate-baseline": baselines}
+    return {full for name in names for full in ([f"{name}@{method}" for method in many[name]] if name in many else [name])}
 
 
 def changed(project) -> set[str]:

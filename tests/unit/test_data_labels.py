@@ -231,6 +231,12 @@ def test_a_damaged_pickle_is_read_or_refused_and_never_anything_else(tmp_path: P
     assert all(len(values) == 5 for values in read_digits(tmp_path / "out.txt", 5).values())
 
 
+def test_a_name_with_another_kind_of_line_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(pickle.dumps({"walk/one\x85two.mp4": np.ones((1, 5))}, protocol=4))
+    with pytest.raises(UserError, match="is not named"):
+        import_labels(tmp_path / "p", tmp_path / "out.txt")
+
+
 def test_names_with_a_number_sign_are_no_comments() -> None:
     """numpy.loadtxt and pandas with comment="#" lose them, which moves the floors of VP-HMDB51 by half a point."""
     for name, digits in (("vp-hmdb51.txt", 5), ("hmdb51-splits.txt", 3)):
