@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,16 +73,18 @@ class Sizes:
     @classmethod
     def of(cls, game: Game) -> "Sizes":
         networks, train = game.networks, game.train
-        frozen, attacked = [*networks.raw_trained, *([networks.reference] if networks.reference else [])], []
+        frozen = [*networks.raw_trained, *([networks.reference] if networks.reference else [])]
+        attacked: list[nn.Module] = []
         if train.game.closed_form.weight:
             attacked = game.closed_form.networks(0, torch.device("cpu"), torch.float32)
             frozen += [network for network in attacked if network not in frozen]
+        heads = [cast(nn.Linear, network.head) for network in attacked]
         return cls(
             anonymizer=_count(networks.anonymizer),
             action=_count(networks.action),
             adversaries=_count(networks.adversaries),
             frozen=sum(_count(network) for network in frozen),
-            gathered_values=sum(network.head.in_features for network in attacked) + (len(game.prior) if attacked else 0),
+            gathered_values=sum(head.in_features for head in heads) + (len(game.prior) if heads else 0),
             adversary_steps=train.game.adversary_steps,
             value_bytes=2 if train.precision == "bf16" else 4,
         )
