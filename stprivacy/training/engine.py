@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stprivacy.config import Train
 from stprivacy.errors import RunError
+from stprivacy.training.checkpoints import GivenUp
 from stprivacy.training.players import Player
 
 Part = TypeVar("Part")
@@ -159,6 +160,8 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+        if not self.basic.state:  # DeepSpeed leaves a step out whose gradients are not finite: on every worker alike
+            raise GivenUp("no gradient was finite from the first step on; lower the weights or learning rates of train")
         step = next(iter(self.basic.state.values()))["step"]
         masters, state = self._masters(), {}
         if not masters:

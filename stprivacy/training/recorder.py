@@ -94,29 +94,41 @@ class Recorder:
         if self.run and self.track_steps:
             self.run.later({f"{phase}/{name}" if phase == "init" else name: value for name, value in metrics.items()}, step)
 
-    def _track_again(self, phase: str) -> None:
-        """Send the steps that the checkpoint knows and the tracking server doesn't: it was away, or the kill came in between."""
-        if not (self.run and self.track_steps):
+    def _track_again(self, phase: str, num_epochs: int) -> None:
+        """Send what the checkpoint knows and the tracking server doesn't: it was away, or the kill came in between."""
+        if not self.run:
             return
         known = self.run.steps("init/loss/total" if phase == "init" else "loss/total")
-        missed = [] if known is None else [row for row in self.history if row["phase"] == phase and int(row["step"]) not in known]
-        for row in missed:
-            numbers = {name: float(value) for name, value in row.items() if name not in ("phase", "step")}
-            self._track(phase, int(row["step"]), {name: value for name, value in numbers.items() if not math.isnan(value)})
+        if known is not None and self.track_steps:
+            for row in (row for row in self._rows(phase) if int(row["step"]) not in known):
+                numbers = {name: float(value) for name, value in row.items() if name not in ("phase", "step")}
+                self._track(phase, int(row["step"]), {name: value for name, value in numbers.items() if not math.isnan(value)})
+        elif known is not None:
+            for epoch in sorted(set(range(1, num_epochs + 1)) - known):
+                self.run.later(self._means(phase, epoch, num_epochs), epoch)
         self.run.flush()
+
+    def _rows(self, phase: str) -> list[dict[str, float | str]]:
+        return [row for row in self.history if row["phase"] == phase]
+
+    def _means(self, phase: str, epoch: int, num_epochs: int) -> dict[str, float]:
+        """Over the steps of an epoch, counted from 1, of the phase's `num_epochs` so far."""
+        rows = self._rows(phase)
+        size = len(rows) // num_epochs
+        table = pd.DataFrame(rows[(epoch - 1) * size : epoch * size]).drop(columns=["phase", "step"], errors="ignore")
+        return {str(name): float(value) for name, value in table.mean().items()}
 
     def epoch(self, phase: Phase, epoch: int) -> bool:
         """Write a checkpoint: engines, replay, history, and the model as it would be used. Gives whether to go on."""
-        rows = [row for row in self.history if row["phase"] == phase.name]
-        recent = pd.DataFrame(rows[-max(1, len(rows) // (epoch + 1)) :]).drop(columns=["phase", "step"]) if rows else pd.DataFrame()
-        means = {str(name): float(value) for name, value in recent.mean().items()}
+        means = self._means(phase.name, epoch + 1, epoch + 1)
         progress = Progress(phase.name, epoch + 1, self.world_size, means, self._verdict(phase, epoch))
 
         def write(folder: Path) -> None:
-            phase.anonymizer.save(folder / "anonymizer-player")
-            if phase.adversary:
-                phase.adversary.save(folder / "adversary-player")
-                torch.save(phase.game.replay.state(), folder / f"replay-{self.rank}.pt")
+            if not progress.stopped:  # nothing goes on from there; and an optimizer that no finite gradient ever stepped holds nothing
+                phase.anonymizer.save(folder / "anonymizer-player")
+                if phase.adversary:
+                    phase.adversary.save(folder / "adversary-player")
+                    torch.save(phase.game.replay.state(), folder / f"replay-{self.rank}.pt")
             if self.rank == 0:
                 self.write_model(phase.game, folder / "model")
                 pd.DataFrame(self.history).to_csv(folder / "history.csv", index=False)
@@ -161,7 +173,7 @@ class Recorder:
             parts = [torch.load(checkpoint / f"replay-{rank}.pt", device, weights_only=True) for rank in range(progress.world_size)]
             phase.game.replay.load(share_of(parts, self.rank, self.world_size))
             phase.game.closed_form.load(torch.load(checkpoint / "closed-form.pt", device, weights_only=True))
-        self._track_again(phase.name)
+        self._track_again(phase.name, progress.epochs)
         if self.rank == 0:
             by = "" if progress.world_size == self.world_size else f", written by {progress.world_size} workers, with {self.world_size}"
             print(f"going on after {phase.name} epoch {progress.epochs}{by}", flush=True)

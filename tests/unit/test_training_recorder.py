@@ -60,5 +60,6 @@ def test_nothing_is_sent_twice_to_a_server_that_cannot_say_what_it_has(restored)
     assert restored(Server(None), "game") == {}
 
 
-def test_trials_send_means_of_epochs_and_no_steps_after_a_restart_either(restored):
-    assert restored(Server({}), "game", track_steps=False) == {}
+def test_trials_send_the_means_of_epochs_that_the_server_missed_and_no_steps(restored):
+    assert restored(Server({"loss/total": {1}}), "game", track_steps=False) == {2: {"loss/total": 2.5, "attack/a/bce": 0.6}}
+    assert restored(Server({"loss/total": {1, 2}}), "game", track_steps=False) == {}
