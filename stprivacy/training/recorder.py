@@ -102,10 +102,10 @@ class Recorder:
         if known is not None and self.track_steps:
             for row in (row for row in self._rows(phase) if int(row["step"]) not in known):
                 numbers = {name: float(value) for name, value in row.items() if name not in ("phase", "step")}
-                self._track(phase, int(row["step"]), {name: value for name, value in numbers.items() if not math.isnan(value)})
+                self._track(phase, int(row["step"]), _known(numbers))
         elif known is not None:
             for epoch in sorted(set(range(1, num_epochs + 1)) - known):
-                self.run.later(self._means(phase, epoch, num_epochs), epoch)
+                self.run.later(_known(self._means(phase, epoch, num_epochs)), epoch)
         self.run.flush()
 
     def _rows(self, phase: str) -> list[dict[str, float | str]]:
@@ -185,6 +185,11 @@ class Recorder:
         config = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "channel", "clip")}
         save_model(folder, networks.anonymizer, config | {"dataset": params.dataset.name, "seed": params.train.seed})
         save_weights(folder / "action.safetensors", networks.action)
+
+
+def _known(numbers: dict[str, float]) -> dict[str, float]:
+    """Without the columns that a history read from CSV has for its other phase alone."""
+    return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
 def share_of(parts: Sequence[dict[str, torch.Tensor]], rank: int, world_size: int) -> dict[str, torch.Tensor]:
