@@ -28,7 +28,7 @@ def train_here(params_file: Path) -> None:
     if params.train.anonymizer_from:
         from stprivacy.training.transfer import take_over  # torch
 
-        take_over(Path(params.train.anonymizer_from), params.clip, OUTPUTS)
+        take_over(Path(params.train.anonymizer_from), params.clip, params.model, OUTPUTS)
         return
     with timed("train"), tracking.start("train", params, "train", inputs=[shards, RECOGNIZERS]) as run:
         from stprivacy.training.distributed import train  # Ray: seconds to import

@@ -7,7 +7,7 @@ from typing import get_args
 from pipelines.submit import here_or_as_job
 from stprivacy import tracking
 from stprivacy.config import PARAMS_FILE, BaselineKind, load_params
-from stprivacy.errors import exit_with_one_line
+from stprivacy.errors import UserError, exit_with_one_line
 from stprivacy.times import timed
 
 RECOGNIZERS, MODELS, RESULTS = Path("models/recognizers"), Path("models/baselines"), Path("results/train-baseline")
@@ -26,6 +26,9 @@ def main() -> None:
 def train_here(method: BaselineKind, params_file: Path) -> None:
     """Read params and inputs, play, leave the models in models/baselines/<method>."""
     params = load_params(params_file).for_baseline(method)
+    if params.train.anonymizer_from:  # beside it, a network that has met the data set it is judged on would not compare
+        taken = f"train.anonymizer_from = {params.train.anonymizer_from}: it is judged on actions that it has not met"
+        raise UserError(f"{params_file}: {taken}, and {method} would be trained on them; set baselines.methods: []")
     shards, models = Path("data/shards") / params.dataset.name, MODELS / method
     outputs = {"anonymizer": models / "anonymizer", "init": models / "init", "history": RESULTS / method / "history.csv"}
     with timed(f"train-baseline@{method}"), tracking.start("train", params, method, inputs=[shards, RECOGNIZERS]) as run:

@@ -9,11 +9,11 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from stprivacy import tracking
-from stprivacy.config import Environment, Params, config_hash
+from stprivacy.config import BaselineKind, Environment, Params, config_hash
 
 POINT_PARAMS = ("method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "model")
 POINT_METRICS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_action_top1", "val_privacy_cmap")
@@ -60,10 +60,17 @@ def log_points(run: tracking.Run, rows: list[dict[str, Any]], params: Params) ->
 
 def point_hash(row: dict[str, Any], params: Params) -> str:
     """Over the point's settings, its seed and every section of params that its figures depend on."""
+    from stprivacy.models.baselines import BOXED  # torch
+
     plain = params.model_dump(mode="json")
     sections = {name: plain[name] for name in ("dataset", "clip", "preprocess", "model", "channel", "recognizers", "train")}
     epochs = plain["sweep"]["epochs"] if row["trial_run"] else None
-    return config_hash(sections, plain["evaluate"]["attack"], {name: row[name] for name in POINT_PARAMS} | {"epochs": epochs})
+    about = {name: row[name] for name in POINT_PARAMS} | {"epochs": epochs}
+    if row["method"] in BOXED:  # of nobody else, so that other methods' points stay the same
+        about["boxes"] = plain["evaluate"]["boxes"]
+    if row["method"] in get_args(BaselineKind):
+        about["base_width"] = plain["baselines"]["base_width"]
+    return config_hash(sections, plain["evaluate"]["attack"], about)
 
 
 def log_front(run: tracking.Run, note: str, files: list[Path]) -> None:

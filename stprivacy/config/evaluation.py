@@ -1,11 +1,12 @@
 """Sections about judging: attackers, the methods compared, the front, and what the tracking server may see."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from stprivacy.config.base import Count, KeepRatio, Positive, Section, Share, Weight
 from stprivacy.config.networks import NetworkKind
+from stprivacy.config.training import BaselineKind
 
 AttackerKind = Literal["cnn3d", "cnn2d", "vit", "frames", "difference", "linear"]
 """What a fresh attacker may be. `frames`: a 2D CNN whose answers to single frames are averaged, where `cnn2d` averages features;
@@ -48,6 +49,7 @@ class Attack(Section):
 
 class Evaluate(Section):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("downsample-2", "downsample-4", "blur", "stprivacy")
+    """Filters and `stprivacy`. Learned baselines are `baselines.methods`: their stage waits for their models, as this one doesn't."""
     kept_shares: Annotated[tuple[KeepRatio, ...], Field(min_length=1)] = (0.7, 0.4)
     """Kept shares at which the one trained model is judged, attackers fresh at each."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -56,6 +58,13 @@ class Evaluate(Section):
     """Where people are, for `blackening`, `strong-blur` and `weak-blur`: `hog` (OpenCV's detector), `motion` (around what moves before
     a still camera), `rendered` (VP-Synth's true boxes), or a CSV of boxes (docs/data.md)."""
     attack: Attack = Attack()
+
+    @model_validator(mode="after")
+    def _learned_baselines_are_elsewhere(self) -> "Evaluate":
+        learned = [name for name in self.methods if name in get_args(BaselineKind)]
+        if learned:
+            raise ValueError(f"methods names {learned[0]}, a learned baseline, which has to be trained first; name it in baselines.methods")
+        return self
 
 
 class Tracking(Section):

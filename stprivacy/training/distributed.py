@@ -45,6 +45,8 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",  # DeepSpeed's use of torch
 }
+DRIVER_ENVIRONMENT = WORKER_ENVIRONMENT | {"RAY_DEDUP_LOGS": "0"}  # progress of two attackers is no repetition
+"""To be set before Ray is imported, which reads some of it at that moment alone."""
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def cluster(num_cpus: int, show_workers: bool = True, dashboard: bool = True) ->
     if job := JobEnvironment.read():
         variables |= job.variables()
         os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # a variable that the job has been given, too, is no conflict
-    os.environ.update(WORKER_ENVIRONMENT | {"RAY_DEDUP_LOGS": "0"})  # before Ray is imported: progress of two attackers is no repetition
+    os.environ.update(DRIVER_ENVIRONMENT)
     import ray
 
     if ray.is_initialized():
@@ -114,7 +116,7 @@ def _single_threaded(function: Callable[..., Any], arguments: tuple) -> Any:
     fetch_inputs()
     bring_paths(arguments)
     result = function(*arguments)
-    keep_paths(result)
+    keep_paths(result, arguments)
     return result
 
 

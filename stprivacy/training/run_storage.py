@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stprivacy.config.job import JobEnvironment
-from stprivacy.data.storage import TREES, FolderStorage, alone, get_folder, open_storage, put_folder, tree_key
+from stprivacy.data.storage import TREES, FolderStorage, Storage, alone, get_folder, open_storage, put_folder, read_tree, tree_key
 from stprivacy.errors import UserError
 
 CACHE = Path(".cache/stprivacy")
@@ -56,19 +56,27 @@ def keep(folder: Path) -> None:
 
 
 def bring(folder: Path) -> bool:
-    """Is the finished folder of the cache here? In a job it is fetched from the storage, where it isn't and another node kept it."""
-    if folder.exists():
-        return True
-    if not _in_job():
-        return False
+    """Is the finished folder here? In a job, if it is in the storage: what this node lacks of it, or has half written, is fetched.
+
+    A folder of a job that nobody has kept is as good as none to the other nodes, whatever there is of it here. Without a job, a folder
+    that exists counts; one that is written piece by piece gets a file at the end by which its reader knows it.
+    """
+    if not _in_job() or (folder.exists() and not _cached(folder)):  # such as models/init, which every node has as an input
+        return folder.exists()
     storage = open_storage()
     if not storage.exists(tree_key(_key(folder))):
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_name(folder.name + ".brought")):  # get_folder takes the lock of the folder itself
-        if not folder.exists():
+        if not _whole(folder, storage):
             get_folder(storage, _key(folder), folder)
     return True
+
+
+def _whole(folder: Path, storage: Storage) -> bool:
+    """Has it every file that the storage has, of that size? Not by checksums: it is asked by each task, of hundreds of megabytes."""
+    tree = read_tree(storage, _key(folder))
+    return all((file := folder / name).is_file() and file.stat().st_size == entry.bytes for name, entry in tree.items())
 
 
 def forget(folder: Path) -> None:
@@ -85,23 +93,29 @@ def bring_paths(value: Any) -> None:
     if _in_job():
         for folder in _folders(value):
             bring(folder)
-        for part in value if isinstance(value, (tuple, list)) else ():
-            if isinstance(own := getattr(part, "folder", None), Path):
-                bring(own)
+        for folder in _own_folders(value):  # after those above: they are named by hashes of what is in them
+            bring(folder)
 
 
-def keep_paths(value: Any) -> None:
-    """Keep what a task has made: every folder of the cache that its result names."""
+def keep_paths(result: Any, arguments: tuple = ()) -> None:
+    """Keep what a task has made: every folder of the cache that its result names, and the one in which its arguments say it worked."""
     if _in_job():
-        for folder in _folders(value):
+        for folder in (*_folders(result), *_own_folders(arguments)):
             keep(folder)
+
+
+def _own_folders(arguments: Any) -> Iterator[Path]:
+    """Where jobs among the arguments work: their `folder`. The result of one, such as an `Inversion`, may name no path."""
+    for part in arguments if isinstance(arguments, (tuple, list)) else ():
+        if isinstance(own := getattr(part, "folder", None), Path):
+            yield own
 
 
 def _folders(value: Any) -> Iterator[Path]:
     """Folders named by a hash, within tuples, lists and dataclasses. Of a file (a path with a suffix), its folder."""
     if isinstance(value, Path):
         folder = value.parent if value.suffix else value
-        if HASH.fullmatch(folder.name) and CACHE.as_posix() in folder.as_posix():
+        if HASH.fullmatch(folder.name) and _cached(folder):
             yield folder
     elif isinstance(value, (tuple, list)):
         for part in value:
@@ -113,6 +127,10 @@ def _folders(value: Any) -> Iterator[Path]:
 
 def _in_job() -> bool:
     return JobEnvironment.read() is not None
+
+
+def _cached(folder: Path) -> bool:
+    return CACHE.as_posix() in folder.as_posix()
 
 
 def _key(folder: Path) -> str:

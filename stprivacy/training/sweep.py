@@ -13,6 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stprivacy.training.distributed import DRIVER_ENVIRONMENT, NOT_IN_THE_RESULT, cluster, fit, run_tasks
+
+os.environ.update(DRIVER_ENVIRONMENT)  # not in `cluster` alone: here Ray is imported before
+
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search import Searcher
@@ -25,7 +29,6 @@ from stprivacy.config import Params, config_hash
 from stprivacy.errors import RunError, UserError
 from stprivacy.evaluation.results import POINT_COLUMNS, write_csv
 from stprivacy.jobs import fetch_inputs
-from stprivacy.training.distributed import NOT_IN_THE_RESULT, cluster, fit, run_tasks
 from stprivacy.training.run_storage import bring, forget, ray_storage
 from stprivacy.training.space import Configuration, Space, open_space
 from stprivacy.training.trial import Outcome, Sources, Trial, carry_out, read_points, said_of

@@ -32,10 +32,15 @@ from stprivacy.training.space import Configuration
 from stprivacy.training.worker import TrainingJob
 
 JUDGED_BY = (
-    "attack_networks", "attackers", "beyond_action", "fitting", "floors", "inversion", "jobs", "judge", "linear", "metrics", "predictions",
-    "readings", "reidentification", "released", "results", "statistics", "uncertainty",
+    "attack_networks", "attackers", "beyond_action", "fitting", "floors", "inversion", "jobs", "judge", "linear", "metrics", "pictures",
+    "predictions", "readings", "reidentification", "released", "results", "statistics", "uncertainty",
 )  # fmt: skip
-"""Modules of stprivacy.evaluation that a trial's figures come from."""
+"""Modules of stprivacy.evaluation that a trial's figures, and the pictures beside them, come from."""
+MADE_BY = (
+    "training", "models", "data/clips.py", "data/codec.py", "data/video.py", "randomness.py",
+    *(f"evaluation/{name}.py" for name in JUDGED_BY),
+)  # fmt: skip
+"""All code that a trial's result comes from. Without boxes: those are for methods that hide them, which no trial is."""
 
 
 class Fit(Protocol):
@@ -57,9 +62,8 @@ class Sources:
     cache: Path
 
     def fingerprint(self) -> str:
-        """Over their bytes, and over the code that makes a trial's figures of them."""
-        code = code_fingerprint("training", "models", "data/clips.py", "randomness.py", *(f"evaluation/{name}.py" for name in JUDGED_BY))
-        return fingerprint(self.shards / "index.jsonl", self.recognizers, self.init, self.raw_metrics) + code
+        """Over their bytes, and over the code that makes a trial's result of them."""
+        return fingerprint(self.shards / "index.jsonl", self.recognizers, self.init, self.raw_metrics) + code_fingerprint(*MADE_BY)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,10 @@ class Trial:
         """How it ended, if it has."""
         bring(self.folder)
         file = self.folder / "outcome.json"
-        return Outcome(**json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        keep(self.folder)  # again: a kill may have come between its last rename and that
+        return Outcome(**json.loads(file.read_text()))
 
 
 def trial_params(params: Params, configuration: Configuration) -> Params:

@@ -128,6 +128,7 @@ def _keys(value: object) -> object:
         ({"preprocess.short_side": 16}, "preprocess.short_side 16 is below clip.size 32; raise it to at least 32"),
         ({"evaluate.attack.kinds": ["cnn3d"]}, "cnn2d starts from a raw recognizer, but evaluate.attack.kinds trains none; add cnn2d"),
         ({"train.action_kind": "cnn2d"}, "train.action_kind cnn2d starts from the raw recognizer.*set both alike"),
+        ({"evaluate.methods": ["blur", "unet"]}, "evaluate: methods names unet, a learned baseline, .*; name it in baselines.methods"),
         ({"train.engine": "torch", "train.precision": "bf16"}, "train: precision bf16 needs engine: deepspeed"),
         ({"sweep.kept_share": {"low": 0.7, "high": 0.4}}, "sweep.kept_share: low 0.7 is not below high 0.4; exchange them"),
         ({"sweep.kept_share": [0.4, "all"]}, "sweep.kept_share.1 = 'all': Input should be a valid number"),

@@ -16,7 +16,7 @@ from stprivacy.evaluation.fitting import judge as score
 from stprivacy.evaluation.fitting import predict
 from stprivacy.evaluation.floors import expected_ap
 from stprivacy.evaluation.inversion import Decoder, InversionJob, likeness_of, mean_clip
-from stprivacy.evaluation.judge import NETWORKS, judge
+from stprivacy.evaluation.judge import NETWORKS, judge, run_job
 from stprivacy.evaluation.linear import GRID, clip_statistics
 from stprivacy.evaluation.metrics import average_precisions, cmap
 from stprivacy.evaluation.readings import Reading, ensemble, neighbours, raw_trained
@@ -26,6 +26,7 @@ from stprivacy.evaluation.results import keep_recognizers, write_results
 from stprivacy.models.channel import to_float
 from stprivacy.models.checkpoints import save_weights
 from stprivacy.models.recognizers import FrameCNN
+from stprivacy.training.distributed import CACHE, _single_threaded
 from tests.unit.evaluation_files import (
     ACTIONS,
     ATTACK,
@@ -332,6 +333,34 @@ def test_persons_are_recognized_again_where_they_are_shown_and_not_where_they_ar
     assert unseen.rank1 < 0.5 + 3 * (0.25 / COUNTS["test"]) ** 0.5
     assert unseen.map < unseen.chance_map + 0.1
     assert 0.4 < unseen.chance_rank1 < 0.6
+
+
+# ---------------------------------------------------------------------------------------------------- on nodes that share no disk
+
+
+@pytest.mark.parametrize("attack", ["inversion", "reidentification"])
+def test_what_one_node_of_a_job_has_found_is_only_read_by_another(attack, pictured, persons, tmp_path, monkeypatch, capsys):
+    """Their results name no path, unlike those of fresh attackers: it is their jobs that say what to keep."""
+    monkeypatch.setenv("STPRIVACY_STORAGE", str(tmp_path / "storage"))
+    brief = Attack(min_epochs=1, max_epochs=1, batch=16)
+    if attack == "inversion":
+        job = inversion_job(pictured, tmp_path, "blur", brief)
+    else:
+        job = ReidentificationJob(attack_job(persons[1], tmp_path, attack=brief), persons[0])
+    monkeypatch.setenv("STPRIVACY_JOB", "raysubmit_1")
+
+    def run_on(node):
+        here = dataclasses.replace(job, fit=dataclasses.replace(job.fit, cache=tmp_path / node / CACHE / "evaluate"))
+        capsys.readouterr()
+        return _single_threaded(run_job, (here,)), capsys.readouterr().out
+
+    (first, said), (again, said_again) = run_on("one"), run_on("other")
+    assert "epoch 1 of at most 1" in said
+    assert said_again == ""
+    if attack == "inversion":
+        assert again.decoded == first.decoded
+    else:
+        assert again == first
 
 
 # ---------------------------------------------------------------------------------------------------- all of them, in one judgement

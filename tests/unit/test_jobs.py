@@ -334,6 +334,32 @@ def test_a_finished_folder_of_the_cache_reaches_another_node(tmp_path, storage, 
     assert not run_storage.bring(tmp_path / run_storage.CACHE / "trials" / "abc")
 
 
+def test_a_half_written_folder_counts_only_with_what_the_storage_has_of_it(tmp_path, storage, monkeypatch):
+    """As of an attacker whose fit was cut off on one node and finished on another, or of an init."""
+    monkeypatch.setenv("STPRIVACY_JOB", "raysubmit_1")
+    one, other = (tmp_path / node / run_storage.CACHE / "attacks" / "0123456789ab" for node in ("one", "other"))
+    for folder, files in ((one, {"best.bin": "the best", "finished.pt": "yes"}), (other, {"best.bin": "the", "checkpoint.pt": "half"})):
+        folder.mkdir(parents=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    assert not run_storage.bring(other)  # nobody has kept it
+    run_storage.keep(one)
+    assert run_storage.bring(other)
+    assert {file.name: file.read_text() for file in other.iterdir()} == {"best.bin": "the best", "finished.pt": "yes"}
+
+
+def test_a_whole_folder_is_not_fetched_again_and_one_outside_the_cache_never(tmp_path, storage, monkeypatch):
+    monkeypatch.setenv("STPRIVACY_JOB", "raysubmit_1")
+    released, init = tmp_path / run_storage.CACHE / "released" / "0123456789ab", tmp_path / "models/init"
+    for folder in (released, init):
+        folder.mkdir(parents=True)
+        (folder / "file.bin").write_text("bytes")
+    run_storage.keep(released)
+    monkeypatch.setattr(run_storage, "get_folder", None)
+    assert run_storage.bring(released)
+    assert run_storage.bring(init)
+
+
 def test_what_a_task_names_travels_between_nodes(tmp_path, storage, monkeypatch):
     """A task is told a release by its folder, and tells of its own by a file in it."""
 

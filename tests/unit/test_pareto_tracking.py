@@ -11,7 +11,7 @@ from stprivacy import tracking
 from stprivacy.config import Policy, load_params
 from stprivacy.errors import UserError
 from stprivacy.evaluation.pareto import find_front, rows
-from stprivacy.tracking_front import VIEW, links, log_front, log_points, serve
+from stprivacy.tracking_front import POINT_PARAMS, VIEW, links, log_front, log_points, point_hash, serve
 from tests.browser.front_files import METHODS, SWEPT, make_results
 
 
@@ -104,6 +104,21 @@ def test_another_training_is_another_point(client, params, tmp_path):
     plain = params.model_dump(mode="json")["train"]
     _, second, _ = log(params_of(params, "training", train=plain | {"ratio_weight": plain["ratio_weight"] + 1}), tmp_path / "two")
     assert not set(first) & set(second)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "concerned"),
+    [
+        ("evaluate", {"boxes": "hog"}, {"blackening", "strong-blur", "weak-blur"}),
+        ("baselines", {"base_width": 2}, {"unet", "itnet", "collective"}),
+    ],
+    ids=["boxes", "base_width"],
+)
+def test_a_key_makes_other_points_of_those_methods_alone_that_read_it(params, section, change, concerned):
+    changed = params.model_copy(update={section: getattr(params, section).model_copy(update=change)})
+    methods = {"raw", "blur", "stprivacy", "blackening", "strong-blur", "weak-blur", "unet", "itnet", "collective"}
+    points = {method: dict.fromkeys(POINT_PARAMS) | {"method": method, "trial_run": ""} for method in methods}
+    assert {method for method, row in points.items() if point_hash(row, params) != point_hash(row, changed)} == concerned
 
 
 def test_the_experiment_has_its_summary_and_a_view_of_the_front(client, params, tmp_path):

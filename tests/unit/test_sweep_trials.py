@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +24,7 @@ from stprivacy.training.sweep import TRIAL_COLUMNS, Ended, Suggestions, sweep_ha
 from stprivacy.training.trial import Outcome, Sources, Trial, carry_out, read_points, trial_params
 from tests.unit.evaluation_files import noise_clips, one_by_one, random_labels, tiny_params, write_dataset
 
+ASK_RAY = "import stprivacy.training.sweep, ray._private.ray_constants as ray; print(ray.RAY_DASHBOARD_STARTUP_TIMEOUT_S)"
 CONFIGURATION = Configuration(0.25, 15.0, 2.0, 7)
 
 
@@ -297,3 +301,15 @@ def test_a_row_of_a_stopped_trial_keeps_its_columns_empty(trial):
     row = trial_row(Ended(trial, Outcome("stopped", "hopeless: …", 2), "abc"))
     assert not {"action_top1", "privacy_cmap", "val_privacy_cmap"} & row.keys()
     assert row["run_id"] == "abc"
+
+
+# ---------------------------------------------------------------------------------------------------- Ray
+
+
+@pytest.mark.timeout(300)  # for an import, on a busy machine
+def test_ray_is_imported_by_a_sweep_with_our_variables(project_root):
+    """It reads how long to wait for its dashboard at its import, and a sweep imports it before any cluster is started."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    asked = subprocess.run([sys.executable, "-c", ASK_RAY], cwd=project_root, env=environment, capture_output=True, text=True, check=False)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.strip() == "300"
