@@ -1,10 +1,12 @@
 """Ablations: a declared grid of changes to params.yaml, played as DVC experiments, and the table of what they did.
 
 DVC is called as a person would call it: `dvc exp run --queue -S …` for every row and seed, then the queue is worked off in
-folders of its own, so that the workspace stays as it is. What an experiment found is read from `dvc exp show --json`, by its name:
-that holds a hash of params.yaml and the row's changes, so that nothing of another experiment is taken for this one's.
+folders of its own, so that the workspace stays as it is. Experiments are found again by their name: it holds a hash of params.yaml and
+the row's changes, so that nothing of another experiment is taken for this one's. What one found is its points.csv.
 """
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -22,7 +24,9 @@ from stprivacy.config.base import Section
 from stprivacy.errors import RunError, UserError
 
 FIGURES = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")
-METRICS, PIPELINE = "results/evaluate/{method}/metrics.json", Path("dvc.yaml")
+METRICS, POINTS, PIPELINE = "results/evaluate/{method}/metrics.json", "results/evaluate/{method}/points.csv", Path("dvc.yaml")
+Found = dict[float, dict[str, float | None]]
+"""Figures of an experiment at every kept share that it was judged at: means over the seeds of attackers."""
 
 
 class Row(Section):
@@ -107,36 +111,58 @@ def play(pending: Sequence[Experiment], method: str, jobs: int) -> None:
         _dvc(["dvc", "exp", "run", "--run-all", "--jobs", str(jobs)], quiet=False)
 
 
-def finished(method: str) -> dict[str, dict[str, Any]]:
-    """The figures of every finished experiment by its name."""
+def finished(method: str) -> dict[str, Found]:
+    """What every finished experiment found, by its name."""
     shown = json.loads(_dvc(["dvc", "exp", "show", "--json", "--all-commits", "--hide-queued", "--hide-failed"], quiet=True))
-    return dict(_found(shown, METRICS.format(method=method)))
+    done = dict(_finished(shown, METRICS.format(method=method)))
+    return {name: figures(_read(rev, POINTS.format(method=method))) for name, rev in done.items()}
 
 
-def _found(shown: list[dict[str, Any]], path: str) -> Iterable[tuple[str, dict[str, Any]]]:
+def _finished(shown: list[dict[str, Any]], path: str) -> Iterable[tuple[str, str]]:
+    """(name, commit) of the experiments that have the metrics file."""
     for baseline in shown:
         for experiment in baseline.get("experiments") or []:
             tip = experiment["revs"][0]
-            metrics = (((tip.get("data") or {}).get("metrics") or {}).get(path) or {}).get("data")
-            if metrics:
-                privacy = metrics["privacy"]
-                values = (metrics["action"]["top1"], privacy["cmap"], privacy["f1"], metrics["leak_removed"])
-                yield tip["name"] or experiment["name"], dict(zip(FIGURES, values, strict=True))
+            if (((tip.get("data") or {}).get("metrics") or {}).get(path) or {}).get("data"):
+                yield tip["name"] or experiment["name"], tip["rev"]
 
 
-def table(grid: Grid, seeds: Sequence[int], found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a row of the grid with at least one finished seed: means, spread (largest − smallest) of cMAP, how many seeds.
+def _read(rev: str, path: str) -> str:
+    """A file of an experiment, from DVC's cache."""
+    import dvc.api  # seconds
 
+    return str(dvc.api.read(path, rev=rev))
+
+
+def figures(points: str) -> Found:
+    """Of the text of a points.csv. A method without kept shares keeps all: 1."""
+    by_share: dict[float, list[dict[str, str]]] = {}
+    for row in csv.DictReader(io.StringIO(points)):
+        by_share.setdefault(float(row["kept_share"] or 1), []).append(row)
+    return {
+        share: {figure: _mean([float(row[figure]) if row[figure] else None for row in rows]) for figure in FIGURES}
+        for share, rows in by_share.items()
+    }
+
+
+def table(grid: Grid, seeds: Sequence[int], found: dict[str, Found]) -> list[dict[str, Any]]:
+    """A line a kept share and row of the grid with a finished seed: means, spread (largest − smallest) of cMAP, how many seeds.
+
+    `to_first`: its cMAP less that of the grid's first row at the same kept share; None where that one wasn't judged there.
     `leak_removed` is None where raw clips leak nothing.
     """
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name, row in grid.rows.items():
         runs = [found[one.name] for one in experiments(grid, [name], seeds) if one.name in found]
-        if runs:
-            mean = {figure: _mean([run[figure] for run in runs]) for figure in FIGURES}
-            cmaps = [run["privacy_cmap"] for run in runs]
-            lines.append({"row": name, **mean, "spread": max(cmaps) - min(cmaps), "seeds": len(runs), "what": row.what})
-    return lines
+        for share in dict.fromkeys(share for run in runs for share in run):
+            there = [run[share] for run in runs if share in run]
+            mean = {figure: _mean([run[figure] for run in there]) for figure in FIGURES}
+            cmaps = [run["privacy_cmap"] or 0.0 for run in there]
+            line = {"row": name, "kept_share": share, **mean, "spread": max(cmaps) - min(cmaps), "seeds": len(there), "what": row.what}
+            first = next((other for other in lines if other["row"] == next(iter(grid.rows)) and other["kept_share"] == share), None)
+            line["to_first"] = line["privacy_cmap"] - first["privacy_cmap"] if first else None
+            lines.append(line)
+    return sorted(lines, key=lambda line: -line["kept_share"])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -145,15 +171,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def markdown(lines: Sequence[dict[str, Any]]) -> str:
-    """The table for people; the difference is to the first row."""
-    head = "| ablation | action top-1 ↑ | cMAP ↓ | to the first | F1 ↓ | leak removed ↑ | seeds | what |"
-    rows = [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
+    """The table for people."""
+    head = "| ablation | kept share | action top-1 ↑ | cMAP ↓ | to the first | F1 ↓ | leak removed ↑ | seeds | what |"
+    rows = [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
     for line in lines:
         cmap = f"{line['privacy_cmap']:.3f}" + (f" ± {line['spread'] / 2:.3f}" if line["seeds"] > 1 else "")
-        difference = "" if line is lines[0] else f"{line['privacy_cmap'] - lines[0]['privacy_cmap']:+.3f}"
+        difference = f"{line['to_first']:+.3f}" if line["to_first"] else ""
         removed = "" if line["leak_removed"] is None else f"{line['leak_removed']:.2f}"
-        figures = f"{line['action_top1']:.3f} | {cmap} | {difference} | {line['privacy_f1']:.3f} | {removed}"
-        rows.append(f"| {line['row']} | {figures} | {line['seeds']} | {line['what']} |")
+        cells = f"{line['kept_share']:g} | {line['action_top1']:.3f} | {cmap} | {difference} | {line['privacy_f1']:.3f} | {removed}"
+        rows.append(f"| {line['row']} | {cells} | {line['seeds']} | {line['what']} |")
     return "\n".join(rows) + "\n"
 
 

@@ -29,6 +29,9 @@ Written by `stprivacy results` from the files in [results/](results/), each of t
 Figures are of the test split, by fresh attackers; what they mean is in [evaluation.md](evaluation.md).
 """
 
+ABLATIONS = """`stprivacy ablate --grid params/ablations/{grid}.yaml` at the same commit: a training a row and seed, fresh attackers at each
+kept share. ± is half of largest less smallest over seeds of training; *to the first*: the difference of cMAP to the first row."""
+
 
 def keep(results: Path, folder: Path, name: str, command: str, note: str = "") -> Path:
     """Keep the tables of `results` as `folder`/`name`.json, with command, commit and date; gives the file.
@@ -39,6 +42,7 @@ def keep(results: Path, folder: Path, name: str, command: str, note: str = "") -
     record: dict[str, Any] = {"experiment": name, "command": command, "commit": _commit(), "note": note}
     record |= {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "table": markdown(results).splitlines()}
     record |= {"dataset": found["dataset"], "num_test_clips": found["num_test_clips"], "attacker_seeds": found["num_attacker_seeds"]}
+    record["ablations"] = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in sorted(results.glob("ablations/*.md"))}
     front = results / "pareto/metrics.json"
     if front.exists():
         record["choice"] = json.loads(front.read_text())["choice_explained"]
@@ -76,6 +80,8 @@ def _section(record: dict[str, Any], published: dict[str, Any]) -> str:
     lines += [record["note"], ""] if record.get("note") else []
     lines += [*record["table"], ""]
     lines += [f"The policy: {record['choice']}", ""] if record.get("choice") else []
+    for grid, table in record.get("ablations", {}).items():
+        lines += [f"### Ablations of {record['experiment']}: {grid}", "", ABLATIONS.format(grid=grid), "", *table, ""]
     if record["dataset"] in published["data_sets"]:
         lines += ["Beside it, the paper's:", "", *_published_table(published["data_sets"][record["dataset"]]), ""]
     return "\n".join(lines)

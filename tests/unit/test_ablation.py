@@ -39,12 +39,33 @@ def named(grid: Path, row: str, seed: int) -> str:
 
 
 def shown(*named: tuple[str, float], removed: float | None = 0.6) -> list:
-    """What `dvc exp show --json` prints, for experiments with these cMAPs."""
+    """What `dvc exp show --json` prints, for experiments with these cMAPs; the commit of one is what `_read` finds there."""
     path = ablation.METRICS.format(method="stprivacy")
-    metrics = lambda cmap: {"action": {"top1": 0.9}, "privacy": {"cmap": cmap, "f1": 0.5}, "leak_removed": removed}  # noqa: E731
-    revs = [{"revs": [{"name": name, "data": {"metrics": {path: {"data": metrics(cmap)}}}}], "name": name} for name, cmap in named]
-    without = {"revs": [{"name": "half", "data": {"metrics": {}}}], "name": "half"}
+    revs = [
+        {"revs": [{"name": name, "rev": f"{cmap} {removed}", "data": {"metrics": {path: {"data": {"action": {}}}}}}], "name": name}
+        for name, cmap in named
+    ]
+    without = {"revs": [{"name": "half", "rev": "half", "data": {"metrics": {}}}], "name": "half"}
     return [{"rev": "workspace", "experiments": None}, {"rev": "abc", "experiments": [*revs, without]}]
+
+
+def points(rev: str, path: str) -> str:
+    """The points.csv of an experiment of `shown`: at a kept share of 0.7, and at one of 0.4 with a cMAP that is 0.1 lower."""
+    assert path == "results/evaluate/stprivacy/points.csv"
+    cmap, removed = rev.split()
+    head = "kept_share,action_top1,privacy_cmap,privacy_f1,leak_removed,seed"
+    rows = [f"{share},0.9,{float(cmap) - less},0.5,{'' if removed == 'None' else removed},0" for share, less in ((0.7, 0), (0.4, 0.1))]
+    return "\n".join([head, *rows]) + "\n"
+
+
+@pytest.fixture(autouse=True)
+def experiments_with_points(monkeypatch):
+    monkeypatch.setattr(ablation, "_read", points)
+
+
+def found_by(all_shown: list) -> dict:
+    done = dict(ablation._finished(all_shown, ablation.METRICS.format(method="stprivacy")))
+    return {name: ablation.figures(points(rev, ablation.POINTS.format(method="stprivacy"))) for name, rev in done.items()}
 
 
 def test_every_row_at_every_seed_is_one_dvc_command(grid):
@@ -56,13 +77,21 @@ def test_every_row_at_every_seed_is_one_dvc_command(grid):
     assert lines[4] == "dvc exp run --run-all --jobs 1"
 
 
-def test_the_table_has_means_spread_and_the_difference_to_the_first_row(grid):
-    all_shown = shown((named(grid, "both", 0), 0.6), (named(grid, "both", 1), 0.7), (named(grid, "no-sparsification", 0), 0.8))
-    found = dict(ablation._found(all_shown, ablation.METRICS.format(method="stprivacy")))
+def test_the_table_has_means_spread_and_the_difference_to_the_first_row_at_every_kept_share(grid):
+    found = found_by(shown((named(grid, "both", 0), 0.6), (named(grid, "both", 1), 0.7), (named(grid, "no-sparsification", 0), 0.8)))
     lines = ablation.table(ablation.read_grid(grid), (0, 1), found)
-    assert [(line["row"], line["seeds"]) for line in lines] == [("both", 2), ("no-sparsification", 1)]
-    assert lines[0]["privacy_cmap"] == pytest.approx(0.65) and lines[0]["spread"] == pytest.approx(0.1)
-    assert "+0.150" in ablation.markdown(lines).splitlines()[3]
+    assert [(line["row"], line["kept_share"], line["seeds"]) for line in lines] == [
+        ("both", 0.7, 2), ("no-sparsification", 0.7, 1), ("both", 0.4, 2), ("no-sparsification", 0.4, 1),
+    ]  # fmt: skip
+    assert [line["privacy_cmap"] for line in lines] == pytest.approx([0.65, 0.8, 0.55, 0.7])
+    assert lines[0]["spread"] == pytest.approx(0.1)
+    assert [("+0.150" in line) for line in ablation.markdown(lines).splitlines()[2:]] == [False, True, False, True]
+
+
+def test_seeds_of_attackers_are_averaged_and_a_filter_keeps_all():
+    text = "kept_share,action_top1,privacy_cmap,privacy_f1,leak_removed\n,0.5,0.6,0.7,\n,0.7,0.8,0.9,\n"
+    means = {"action_top1": 0.6, "privacy_cmap": 0.7, "privacy_f1": 0.8, "leak_removed": None}
+    assert ablation.figures(text) == {1.0: pytest.approx(means)}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "params/ablations").glob("*.yaml")), ids=lambda path: path.stem)
@@ -114,7 +143,7 @@ def test_figures_of_another_params_yaml_or_of_a_row_that_changed_are_not_taken_f
 
 
 def test_where_raw_clips_leak_nothing_the_table_leaves_the_leak_removed_out(grid):
-    found = dict(ablation._found(shown((named(grid, "both", 0), 0.6), removed=None), ablation.METRICS.format(method="stprivacy")))
+    found = found_by(shown((named(grid, "both", 0), 0.6), removed=None))
     lines = ablation.table(ablation.read_grid(grid), (0,), found)
     assert lines[0]["leak_removed"] is None
     assert ablation.markdown(lines).splitlines()[2].endswith("| 0.500 |  | 1 | as it is |")

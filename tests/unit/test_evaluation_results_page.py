@@ -51,6 +51,16 @@ def test_a_kept_run_stands_on_the_page_with_command_commit_and_table(project):
     assert markdown(project / "results").strip() in text
 
 
+def test_tables_of_ablations_are_kept_with_the_run_that_they_change(project):
+    ablations = project / "results/ablations"
+    ablations.mkdir()
+    (ablations / "beyond.md").write_text("| ablation |\n| --- |\n| grey |\n")
+    run("--keep")
+    text = (project / "docs/results.md").read_text()
+    assert "### Ablations of weizmann: beyond\n\n`stprivacy ablate --grid params/ablations/beyond.yaml`" in text
+    assert "| ablation |\n| --- |\n| grey |\n" in text
+
+
 def test_the_page_can_be_made_again_without_the_results(project):
     run("--keep")
     before = (project / "docs/results.md").read_text()
