@@ -23,6 +23,9 @@ ATTRIBUTES = ("hat", "glasses")
 ACTIONS = ("run", "walk", "wave")
 SHARE = 0.5
 """Kept share of `tiny_model`."""
+COUNTS = {"train": 48, "val": 24, "test": 48}
+QUICK = Attack(min_epochs=8, max_epochs=12, patience=4, batch=16, learning_rate=3e-3)
+"""Clips, and an attack that learns what there is to learn from so many."""
 NUM_VAL = 12
 """Val clips of a made judgement."""
 
