@@ -133,21 +133,24 @@ def ray_command(folder: Folder, name: str) -> list[str]:
     agent = {kind: port(f"{name}-agent-{kind}") for kind in ("listen", "grpc")}
     ports |= {f"dashboard-agent-{kind}": number for kind, number in agent.items()} | {"runtime-env-agent": port(f"{name}-agent-env")}
     shared = [f"--{kind}-port={number}" for kind, number in ports.items()]
-    shared += ["--num-cpus", num_cpus, "--disable-usage-stats", "--block"]
+    shared += [f"--temp-dir={ray_folder(folder, name)}", "--num-cpus", num_cpus, "--disable-usage-stats", "--block"]
     start = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start"]
     if name == "ray-head":
-        here = ["--head", f"--node-ip-address={RAY_HEAD}", f"--port={port('ray-gcs')}", f"--temp-dir={ray_folder(folder)}"]
+        here = ["--head", f"--node-ip-address={RAY_HEAD}", f"--port={port('ray-gcs')}"]
         here += [f"--ray-client-server-port={port('ray-client')}"]  # 10001 may be another cluster's
         return [*start, *here, "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port('ray')}", *shared]
     return [*start, f"--address={RAY_HEAD}:{folder.state.ports['ray-gcs']}", f"--node-ip-address={RAY_WORKER}", *shared]
 
 
-def ray_folder(folder: Folder) -> str:
-    """Ray's sockets and logs: in a short path, since the name of a socket file may have a hundred characters."""
-    if not Path(folder.state.elsewhere.get("ray", "/nowhere/at/all")).exists():
-        folder.state.elsewhere["ray"] = tempfile.mkdtemp(prefix="stprivacy-ray-")
+def ray_folder(folder: Folder, name: str) -> str:
+    """A node's sockets, logs, and what jobs bring: in a short path, since the name of a socket file may have a hundred characters.
+
+    One for each node, as on two machines: in a common one, the second node to unpack a job's folder removes it below the first one's.
+    """
+    if not Path(folder.state.elsewhere.get(name, "/nowhere/at/all")).exists():
+        folder.state.elsewhere[name] = tempfile.mkdtemp(prefix="stprivacy-ray-")
         folder.save()
-    return folder.state.elsewhere["ray"]
+    return folder.state.elsewhere[name]
 
 
 def ray_environment(folder: Folder) -> dict[str, str]:

@@ -121,8 +121,8 @@ def stop(path: Path, purge: bool = False) -> None:
     with folder.alone():
         for service in reversed(SERVICES):
             print(f"{service.name:10} {'ended' if _end(folder, service) else 'was not running'}", flush=True)
-        if "ray" in folder.state.elsewhere:
-            shutil.rmtree(folder.state.elsewhere.pop("ray"), ignore_errors=True)
+        for node in {"ray-head", "ray-worker"} & folder.state.elsewhere.keys():
+            shutil.rmtree(folder.state.elsewhere.pop(node), ignore_errors=True)
             folder.save()
         if purge:
             for place in map(Path, folder.state.elsewhere.values()):
