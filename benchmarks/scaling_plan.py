@@ -19,7 +19,7 @@ from stprivacy.data.annotations_vp import LABELS, read_digits, vp
 from stprivacy.data.splits import cut_val
 from stprivacy.errors import UserError
 from stprivacy.models.anonymizers import build_anonymizer
-from stprivacy.models.recognizers import build_recognizer
+from stprivacy.models.recognizers import NUM_STATISTICS, build_recognizer
 from stprivacy.training.batches import num_micro_batches
 from stprivacy.training.task import Batch, Game, Networks
 
@@ -78,13 +78,15 @@ class Sizes:
         if train.game.closed_form.weight:
             attacked = game.closed_form.networks(0, torch.device("cpu"), torch.float32)
             frozen += [network for network in attacked if network not in frozen]
-        heads = [cast(nn.Linear, network.head) for network in attacked]
+        gathered = sum(cast(nn.Linear, network.head).in_features for network in attacked)
+        if train.game.closed_form.weight and train.game.closed_form.statistics:
+            gathered += NUM_STATISTICS
         return cls(
             anonymizer=_count(networks.anonymizer),
             action=_count(networks.action),
             adversaries=_count(networks.adversaries),
             frozen=sum(_count(network) for network in frozen),
-            gathered_values=sum(head.in_features for head in heads) + (len(game.prior) if heads else 0),
+            gathered_values=gathered + (len(game.prior) if gathered else 0),
             adversary_steps=train.game.adversary_steps,
             value_bytes=2 if train.precision == "bf16" else 4,
         )

@@ -49,7 +49,8 @@ def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recog
         pictures = write_pictures(found, metrics, params, RESULTS / method)
         run.judgement(metrics, pictures, show_raw=params.dataset.kind == "vp-synth" or params.tracking.log_raw_clips)
     removed = "" if metrics["leak_removed"] is None else f", leak removed {metrics['leak_removed']:.2f}"
-    print(f"{method}: action {metrics['action']['top1']:.3f}, cMAP {metrics['privacy']['cmap']:.3f}{removed}")
+    (action,) = metrics["action"].values()
+    print(f"{method}: action {action:.3f}, cMAP {metrics['privacy']['cmap']:.3f}{removed}")
 
 
 if __name__ == "__main__":

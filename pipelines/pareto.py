@@ -31,7 +31,7 @@ def main() -> None:
         page = write_page(front, OUTPUT / "report.html", show_raw=rendered or params.tracking.log_raw_clips, rendered=rendered)
         picture = draw_front(front, OUTPUT / "front.png")
         run.metrics({name: metrics[name] for name in ("hypervolume", "hypervolume_without_learned", "front_size", "num_points")})
-        log_front(run, note(front, metrics), [page, picture])
+        log_front(run, note(front, metrics), [page, picture], front.task)
     print(f"policy: {front.explain_choice()}")
 
 

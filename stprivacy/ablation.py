@@ -19,11 +19,12 @@ from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stprivacy.action_task import task_of
 from stprivacy.config import PARAMS_FILE, config_hash
 from stprivacy.config.base import Section
 from stprivacy.errors import RunError, UserError
 
-FIGURES = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")
+FIGURES = ("action", "privacy_cmap", "privacy_f1", "leak_removed")
 METRICS, POINTS, PIPELINE = "results/evaluate/{method}/metrics.json", "results/evaluate/{method}/points.csv", Path("dvc.yaml")
 Found = dict[float, dict[str, float | None]]
 """Figures of an experiment at every kept share that it was judged at: means over the seeds of attackers."""
@@ -140,9 +141,14 @@ def figures(points: str) -> Found:
     for row in csv.DictReader(io.StringIO(points)):
         by_share.setdefault(float(row["kept_share"] or 1), []).append(row)
     return {
-        share: {figure: _mean([float(row[figure]) if row[figure] else None for row in rows]) for figure in FIGURES}
+        share: {figure: _mean([float(row[column]) if row[column] else None for row in rows]) for figure, column in _columns(rows[0])}
         for share, rows in by_share.items()
     }
+
+
+def _columns(row: dict[str, str]) -> Iterable[tuple[str, str]]:
+    """Each of FIGURES and its column."""
+    return zip(FIGURES, (task_of(row).figure, *FIGURES[1:]), strict=True)
 
 
 def table(grid: Grid, seeds: Sequence[int], found: dict[str, Found]) -> list[dict[str, Any]]:
@@ -172,13 +178,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def markdown(lines: Sequence[dict[str, Any]]) -> str:
     """The table for people."""
-    head = "| ablation | kept share | action top-1 ↑ | cMAP ↓ | to the first | F1 ↓ | leak removed ↑ | seeds | what |"
+    head = "| ablation | kept share | action ↑ | cMAP ↓ | to the first | F1 ↓ | leak removed ↑ | seeds | what |"
     rows = [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
     for line in lines:
         cmap = f"{line['privacy_cmap']:.3f}" + (f" ± {line['spread'] / 2:.3f}" if line["seeds"] > 1 else "")
         difference = f"{line['to_first']:+.3f}" if line["to_first"] else ""
         removed = "" if line["leak_removed"] is None else f"{line['leak_removed']:.2f}"
-        cells = f"{line['kept_share']:g} | {line['action_top1']:.3f} | {cmap} | {difference} | {line['privacy_f1']:.3f} | {removed}"
+        cells = f"{line['kept_share']:g} | {line['action']:.3f} | {cmap} | {difference} | {line['privacy_f1']:.3f} | {removed}"
         rows.append(f"| {line['row']} | {cells} | {line['seeds']} | {line['what']} |")
     return "\n".join(rows) + "\n"
 

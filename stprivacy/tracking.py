@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stprivacy.action_task import task_of
 from stprivacy.config import Environment, Params, config_hash
 from stprivacy.config.job import JobEnvironment
 from stprivacy.errors import RunError, UserError
@@ -95,7 +96,8 @@ class Run:
     def judgement(self, metrics: dict[str, Any], pictures: dict[str, Path], show_raw: bool) -> None:
         """What a metrics.json says, headline figures without a prefix, and its pictures; raw frames only where `show_raw`."""
         privacy = metrics["privacy"]
-        headline = {"action_top1": metrics["action"]["top1"], "privacy_cmap": privacy["cmap"], "privacy_f1": privacy["f1"]}
+        task = task_of(metrics["action"])
+        headline = {task.figure: metrics["action"][task.name], "privacy_cmap": privacy["cmap"], "privacy_f1": privacy["f1"]}
         removed = {} if metrics["leak_removed"] is None else {"leak_removed": metrics["leak_removed"]}
         self.metrics(headline | removed)
         found_by = {f"attack/{name}": found for name, found in metrics["attackers"].items()}

@@ -13,9 +13,11 @@ from typing import Any, get_args
 from urllib.parse import quote
 
 from stprivacy import tracking
+from stprivacy.action_task import ONE_ACTION, ActionTask, task_of
 from stprivacy.config import BaselineKind, Environment, Params, config_hash
 
 POINT_PARAMS = ("method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "model")
+# As they are called where a clip has one action; `ActionTask.named` gives the others.
 POINT_METRICS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_action_top1", "val_privacy_cmap")
 WHERE = ("on_front", "knee", "choice")
 COMMON_TAGS = ("git.commit", "dvc.deps_md5", "dataset", "stage")
@@ -46,7 +48,7 @@ def log_points(run: tracking.Run, rows: list[dict[str, Any]], params: Params) ->
         else:
             point.params({parameter: row[parameter] for parameter in POINT_PARAMS if row[parameter] not in (None, "")})
             client.set_terminated(ids[-1])
-        figures = {metric: row[metric] for metric in POINT_METRICS if not math.isnan(row[metric])}
+        figures = {metric: row[metric] for metric in task_of(row).named(POINT_METRICS) if not math.isnan(row[metric])}
         logged = known[key].data.metrics if key in known else {}
         point.metrics({metric: value for metric, value in figures.items() if logged.get(metric) != value})
         about = {"kind": "point", "point": key, "current": "true", "front_run": run.id} | {mark: str(row[mark]).lower() for mark in WHERE}
@@ -73,33 +75,34 @@ def point_hash(row: dict[str, Any], params: Params) -> str:
     return config_hash(sections, plain["evaluate"]["attack"], about)
 
 
-def log_front(run: tracking.Run, note: str, files: list[Path]) -> None:
+def log_front(run: tracking.Run, note: str, files: list[Path], task: ActionTask = ONE_ACTION) -> None:
     """Put picture and page on the stage's run, the summary on run and experiment, and the ready-made view beside it."""
     for file in files:
         run.client.log_artifact(run.id, str(file))
     run.tags({"kind": "front"})
     run.note(note)
     run.client.set_experiment_tag(run.experiment, "mlflow.note.content", note)
-    run.client.set_experiment_tag(run.experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps(view()))
+    run.client.set_experiment_tag(run.experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps(view(task)))
 
 
-def view() -> dict[str, Any]:
+def view(task: ActionTask = ONE_ACTION) -> dict[str, Any]:
     """The state of the experiment's page as MLflow's UI keeps it: current points, their figures as columns, two charts.
 
     Without it metric columns are hidden and every metric gets a chart of bars.
     """
-    columns = [f"metrics.`{name}`" for name in POINT_METRICS] + [f"params.`{name}`" for name in ("kept_share", "privacy_weight")]
+    columns = [f"metrics.`{name}`" for name in task.named(POINT_METRICS)]
+    columns += [f"params.`{name}`" for name in ("kept_share", "privacy_weight")]
     columns += [f"tags.`{name}`" for name in ("on_front", "choice")]
     section = {"uuid": VIEW, "name": "Front", "display": True, "deleted": False, "columns": 2, "cardHeight": 420}
     chart = {"deleted": False, "isGenerated": False, "metricSectionId": VIEW}
-    axes = {"xaxis": {"key": "action_top1", "type": "METRIC"}, "yaxis": {"key": "privacy_cmap", "type": "METRIC"}}
+    axes = {"xaxis": {"key": task.figure, "type": "METRIC"}, "yaxis": {"key": "privacy_cmap", "type": "METRIC"}}
     scatter = {"type": "SCATTER", "uuid": "scatter", "runsCountToCompare": 100} | axes
     parallel = {
         "type": "PARALLEL", "uuid": "parallel", "showAllRuns": False, "selectedParams": ["kept_share", "privacy_weight", "action_weight"],
-        "selectedMetrics": ["action_top1", "privacy_cmap"],
+        "selectedMetrics": [task.figure, "privacy_cmap"],
     }  # fmt: skip
     return {
-        "searchFilter": "tags.current = 'true'", "orderByKey": "metrics.`action_top1`", "orderByAsc": False, "startTime": "ALL",
+        "searchFilter": "tags.current = 'true'", "orderByKey": f"metrics.`{task.figure}`", "orderByAsc": False, "startTime": "ALL",
         "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [],
         "selectedColumns": columns, "runsHiddenMode": "SHOW_ALL", "isAccordionReordered": False, "hideEmptyCharts": True,
         "compareRunCharts": [scatter | chart, parallel | chart],

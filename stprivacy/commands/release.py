@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stprivacy.action_task import task_of
 from stprivacy.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _tell(source: Path, target: Path, report: "Report") -> None:
 def promote(to: str | None, force: bool, name: str | None) -> None:
     """Move a version up: candidate → challenger → champion.
 
-    A version that is worse on the policy than the champion is refused (exit code 1): its val action top-1 misses the policy's bar, or,
+    A version that is worse on the policy than the champion is refused (exit code 1): its val action figure misses the policy's bar, or,
     with the bar reached, its val cMAP is higher, in each case by more than the spread over seeds. Where a version was judged with one
     seed, a spread of 0.02 is assumed, and said.
 
@@ -152,7 +153,7 @@ def registry(name: str | None) -> None:
     for heading in ("version", "alias", "keep ratio", "action ↑", "cMAP ↓", "leak removed ↑", "data set", "created"):
         table.add_column(heading, justify="left" if heading in ("alias", "data set", "created") else "right")
     for version in versions:
-        figures = [_shown(version.tags.get(tag)) for tag in ("keep_ratio", "action_top1", "privacy_cmap", "leak_removed")]
+        figures = [_shown(version.tags.get(tag)) for tag in ("keep_ratio", task_of(version.tags).figure, "privacy_cmap", "leak_removed")]
         created = version.created.astimezone().strftime("%Y-%m-%d %H:%M")
         table.add_row(str(version.number), ", ".join(version.aliases), *figures, version.tags.get("dataset", ""), created)
     Console().print(table)

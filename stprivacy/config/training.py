@@ -46,6 +46,8 @@ class ClosedForm(Section):
     """Steps after which the random recognizers are drawn anew, and the memory begins anew."""
     raw_trained: bool = True
     """Also attack the features of the frozen raw-trained recognizers."""
+    statistics: bool = False
+    """Also attack what the linear attacker reads: mean, spread and change over time of every pixel of a small picture."""
 
 
 class Game(Section):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from stprivacy.config import VP_ATTRIBUTES, FolderDataset, WeizmannDataset
+from stprivacy.data.frame_labels import Spans
 from stprivacy.errors import UserError
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -28,11 +29,19 @@ class Video:
 
     key: str
     path: Path
-    action: str
+    action: str | tuple[str, ...]
+    """Its one action; all of them, sorted, where the data set's videos have several."""
     split: Literal["train", "val", "test"]
     group: str
     """Videos of one group show the same scene or person; val takes whole groups."""
     attributes: tuple[float, ...]
+    frame_labels: tuple[Spans, ...] = ()
+    """Of each attribute, by the frames of the file; empty where labels are the whole video's."""
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """All that it shows, be it one."""
+        return (self.action,) if isinstance(self.action, str) else self.action
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,12 @@ class Catalogue:
     @property
     def actions(self) -> tuple[str, ...]:
         """All actions, sorted; an action's number is its place."""
-        return tuple(sorted({video.action for video in self.videos}))
+        return tuple(sorted({action for video in self.videos for action in video.actions}))
+
+    @property
+    def several_actions(self) -> bool:
+        """Are a video's actions a tuple, be it of one?"""
+        return any(not isinstance(video.action, str) for video in self.videos)
 
     def of_split(self, split: str) -> list[Video]:
         return [video for video in self.videos if video.split == split]
@@ -221,7 +235,7 @@ def named_files(root: Path, labelled: Iterable[str], example: str) -> tuple[dict
 
 def checked(catalogue: Catalogue, place: str) -> Catalogue:
     """The catalogue with classes that are in one split alone reported. Raises UserError where nothing can be learned or judged."""
-    train, test = ({video.action for video in catalogue.of_split(split)} for split in ("train", "test"))
+    train, test = ({action for video in catalogue.of_split(split) for action in video.actions} for split in ("train", "test"))
     if not train or not test:
         raise UserError(f"{place}: {len(train)} actions in train and {len(test)} in test; at least one video is needed in each")
     counts = Counter(video.key for video in catalogue.videos)

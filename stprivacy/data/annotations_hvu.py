@@ -4,8 +4,7 @@ HVU publishes three tables (github.com/holistic-video-understanding/HVU-Dataset)
 `time_start` and `time_end` for train and for val, which is the test split here; and a category for each tag. Its downloader names
 files `<youtube id>_<start>_<end>.mp4`, seconds in six digits, and what it has cut `…_.mp4`.
 
-Actions are several a video there. This project's recognizers name one: the video's rarest, which is the most telling (`dancing_ballet`,
-not `dance`). So action figures are not comparable with the paper's, which are mean average precisions over several actions.
+Actions are several a video, and all count: recognizers answer each, and the action figure is a mean average precision, as in the paper.
 """
 
 import csv
@@ -36,7 +35,7 @@ class _Row:
 
 
 def phvu(dataset: PHVUDataset) -> Catalogue:
-    """The videos below `source`: action = the rarest action tag, attributes = tags of the categories `hidden`, `<category>_<tag>`."""
+    """The videos below `source`: actions = all action tags, attributes = tags of the categories `hidden`, `<category>_<tag>`."""
     folder, root = Path(dataset.annotations), Path(dataset.source)
     category_of = _categories(folder / CATEGORIES)
     rows = [row for split, file in FILES.items() for row in _rows(folder / file, split, category_of)]
@@ -45,7 +44,7 @@ def phvu(dataset: PHVUDataset) -> Catalogue:
         raise UserError(f"{folder}: no video has tags of an action, an object and a scene; {MEND}")
     counts = Counter(tag for row in whole if row.split == "train" for category in NEEDED for tag in row.tags[category])
     often = {tag for tag, count in counts.items() if count >= dataset.least_videos}
-    actions = {row.name: min(shown, key=lambda tag: (counts[tag], tag)) for row in whole if (shown := row.tags["action"] & often)}
+    actions = {row.name: tuple(sorted(shown)) for row in whole if (shown := row.tags["action"] & often)}
     private = [(category, tag) for category in dataset.hidden for tag in sorted(often) if category_of[tag] == category]
     if not private:
         what = f"no tag of {' or '.join(dataset.hidden)} has {dataset.least_videos} training videos"

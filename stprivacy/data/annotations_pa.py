@@ -18,10 +18,10 @@ import numpy as np
 from stprivacy.config import VP_ATTRIBUTES, PADataset
 from stprivacy.data.annotations import Catalogue, Video, key_of, match_files
 from stprivacy.data.annotations_vp import film_of
+from stprivacy.data.frame_labels import UNLABELLED, spans_of
 from stprivacy.errors import UserError
 from stprivacy.randomness import keyed_seed
 
-UNLABELLED = -1
 LONGEST_VIDEO = 1_000_000
 """Frames; a larger frame number is a slip, and would ask for as much memory."""
 
@@ -33,9 +33,12 @@ def pa(dataset: PADataset) -> Catalogue:
     found, report = match_files(root, frames)
     splits = _divide(sorted(found), dataset.train_share, dataset.seed)
     videos = [
-        Video(key_of(f"{name}.mp4"), path, name.split("/")[0], splits[name], film_of(name), video_labels(frames[name]))
+        Video(
+            key_of(f"{name}.mp4"), path, name.split("/")[0], splits[name], film_of(name), video_labels(frames[name]),
+            tuple(spans_of(column) for column in frames[name].T),
+        )
         for name, path in sorted(found.items())
-    ]
+    ]  # fmt: skip
     return Catalogue(root, tuple(videos), VP_ATTRIBUTES, report)
 
 

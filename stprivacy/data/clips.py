@@ -1,6 +1,6 @@
 """Reading clips out of shards: random windows for training, fixed views for evaluation, only the bytes of the window.
 
-F frames of a video, T frames of a clip, V views, S side of a clip, A attributes.
+F frames of a video, T frames of a clip, V views, S side of a clip, A attributes, C actions.
 """
 
 import json
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from stprivacy.config import Clip
 from stprivacy.data.fetched import FetchedShards
+from stprivacy.data.frame_labels import prevailing, values_of
 from stprivacy.data.shards import read_index
 from stprivacy.data.storage import left_out
 from stprivacy.errors import UserError
@@ -27,6 +28,8 @@ class DatasetInfo:
     name: str
     actions: tuple[str, ...]
     attributes: tuple[str, ...]
+    several_actions: bool = False
+    """Does a video have any number of actions, and not one?"""
 
     @classmethod
     def read(cls, folder: Path) -> "DatasetInfo":
@@ -35,7 +38,7 @@ class DatasetInfo:
         if not path.exists():
             raise UserError(f"{path}: no such file; run `dvc repro shard`")
         plain = json.loads(path.read_text())
-        return cls(plain["name"], tuple(plain["actions"]), tuple(plain["attributes"]))
+        return cls(plain["name"], tuple(plain["actions"]), tuple(plain["attributes"]), plain.get("several_actions", False))
 
 
 class ShardReader:
@@ -50,15 +53,30 @@ class ShardReader:
         if not self.rows:
             raise UserError(f"{folder}: no {split} clips; see the report of the preprocess stage")
         self.keys = [row["key"] for row in self.rows]
-        self.actions = np.array([row["action"] for row in self.rows], dtype=np.int64)
+        self.actions = np.array([row["action"] for row in self.rows], dtype=np.float32 if self.info.several_actions else np.int64)
+        """int64 (n,), the number of each video's action; float32 (n, C) of 0/1 where videos have several."""
         self.attributes = np.array([row["attributes"] for row in self.rows], dtype=np.float32)
         self.num_frames = np.array([row["num_frames"] for row in self.rows], dtype=np.int64)
+        with_frames = all("frame_labels" in row for row in self.rows)
+        self.frame_labels = [values_of(row["frame_labels"], row["num_frames"]) for row in self.rows] if with_frames else None
+        """Of each video int8 (F, A), −1 where a frame has no label; None where labels are whole videos'."""
         elsewhere = left_out(folder)
         self.fetched = FetchedShards(elsewhere) if elsewhere else None
         self.fetch_ahead(range(len(self)))
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def foremost(self) -> np.ndarray:
+        """One action a video, int64 (n,), to spread examples over: its own, or the first of its several."""
+        return self.actions.argmax(1) if self.info.several_actions else self.actions
+
+    def action_name(self, index: int) -> str:
+        """The name of a video's action, or of all of them."""
+        if not self.info.several_actions:
+            return self.info.actions[self.actions[index]]
+        return ", ".join(self.info.actions[place] for place in np.flatnonzero(self.actions[index]))
 
     def fetch_ahead(self, indices: Iterable[int]) -> None:
         """Videos `indices` will be read, in this order: bring their shards here meanwhile, where they aren't."""
@@ -84,6 +102,17 @@ class ShardReader:
         frames = pixels.reshape(count, height, width, 3)
         return frames[np.arange(start, start + num_frames) % count] if whole else frames
 
+    def frames_of(self, index: int, start: int, num_frames: int) -> np.ndarray:
+        """The numbers (T,) of the frames that `read` gives."""
+        return np.arange(start, start + num_frames) % self.num_frames[index]
+
+    def attributes_of(self, index: int, start: int, num_frames: int) -> np.ndarray:
+        """Attributes float32 (A,) of these frames: what holds in most of them where frames have labels, else the video's."""
+        whole = self.attributes[index]
+        if self.frame_labels is None:
+            return np.asarray(whole)
+        return prevailing(self.frame_labels[index][self.frames_of(index, start, num_frames)], whole)
+
 
 class TrainingClips(Dataset):
     """Random window, crop and flip of a training video, the same for all frames, drawn from (seed, epoch, index) alone."""
@@ -92,11 +121,12 @@ class TrainingClips(Dataset):
         self.reader, self.clip, self.seed = reader, clip, seed
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """`key`: (epoch, index) → clip uint8 (T, S, S, 3), action, attributes float32 (A,), index."""
+        """`key`: (epoch, index) → clip uint8 (T, S, S, 3), action (its number, or float32 (C,) of all), attributes float32 (A,), index."""
         epoch, index = key
         draw = np.random.default_rng(keyed_seed("augment", self.seed, epoch, index))
         spare = max(0, int(self.reader.num_frames[index]) - self.clip.num_frames)
-        frames = self.reader.read(index, int(draw.integers(spare + 1)), self.clip.num_frames)
+        start = int(draw.integers(spare + 1))
+        frames = self.reader.read(index, start, self.clip.num_frames)
         size = self.clip.size
         top, left = (int(draw.integers(length - size + 1)) for length in frames.shape[1:3])
         frames = frames[:, top : top + size, left : left + size]
@@ -104,8 +134,8 @@ class TrainingClips(Dataset):
             frames = frames[:, :, ::-1]
         return {
             "clip": np.ascontiguousarray(frames),
-            "action": int(self.reader.actions[index]),
-            "attributes": self.reader.attributes[index],
+            "action": self.reader.actions[index] if self.reader.info.several_actions else int(self.reader.actions[index]),
+            "attributes": self.reader.attributes_of(index, start, self.clip.num_frames),
             "index": index,
         }
 
@@ -127,6 +157,10 @@ class ClipViews(Dataset):
                 frames, read_from = self.reader.read(index, start, self.clip.num_frames), start
             views.append(frames[:, top : top + size, left : left + size])
         return np.stack(views)
+
+    def frames(self, index: int) -> np.ndarray:
+        """The numbers (V, T) of the video's frames that each view shows."""
+        return np.stack([self.reader.frames_of(index, start, self.clip.num_frames) for start, *_ in self.places(index)])
 
     def places(self, index: int) -> list[tuple[int, int, int]]:
         """First frame, top row and left column of each view."""

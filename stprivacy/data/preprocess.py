@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from stprivacy.config import (
     CelebVDataset,
@@ -22,12 +23,13 @@ from stprivacy.config import (
     config_hash,
 )
 from stprivacy.data import annotations, synthetic
-from stprivacy.data.annotations import Catalogue
+from stprivacy.data.annotations import Catalogue, Video
 from stprivacy.data.annotations_celebv import celebv
 from stprivacy.data.annotations_hvu import phvu
 from stprivacy.data.annotations_pa import pa
 from stprivacy.data.annotations_vp import vp
 from stprivacy.data.decode import Decoded, decode_all, write_quarantine
+from stprivacy.data.frame_labels import Spans, every_nth
 from stprivacy.data.splits import cut_val
 from stprivacy.errors import UserError
 from stprivacy.fingerprint import code_fingerprint
@@ -72,8 +74,8 @@ def preprocess(dataset: Dataset, clip: Clip, settings: Preprocess, target: Path,
     empty = next((split for split in ("train", "val", "test") if not any(one.video.split == split for one in good)), None)
     if empty:
         raise UserError(f"{dataset.source}: no {empty} video could be decoded; {target / 'quarantine.jsonl'} says why: mend them")
-    _write_clips(target, good, catalogue, dataset.name)
-    return _write_report(target, catalogue, decoded)
+    _write_clips(target, good, catalogue, dataset.name, clip.frame_step)
+    return _write_report(target, catalogue, decoded, clip.frame_step)
 
 
 def _decode_within_budget(
@@ -99,7 +101,7 @@ def _decode_within_budget(
     return decoded
 
 
-def _write_clips(target: Path, good: list[Decoded], catalogue: Catalogue, name: str) -> None:
+def _write_clips(target: Path, good: list[Decoded], catalogue: Catalogue, name: str, frame_step: int) -> None:
     (target / "clips").mkdir()
     number_of = {action: number for number, action in enumerate(catalogue.actions)}
     rows = []
@@ -109,13 +111,36 @@ def _write_clips(target: Path, good: list[Decoded], catalogue: Catalogue, name: 
         frames, height, width = one.shape or (0, 0, 0)
         rows.append({
             "key": video.key, "file": video.path.relative_to(catalogue.root).as_posix(), "split": video.split, "group": video.group,
-            "action": number_of[video.action], "attributes": list(video.attributes),
+            "action": _action_label(video, number_of), "attributes": list(video.attributes),
             "num_frames": frames, "height": height, "width": width,
-        })  # fmt: skip
+        } | _frame_labels(one, frame_step))  # fmt: skip
     (target / "manifest.jsonl").write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
     counts = Counter(one.video.split for one in good)
-    info = {"name": name, "actions": catalogue.actions, "attributes": catalogue.attributes, "num_videos": counts}
+    info: dict[str, Any] = {"name": name, "actions": catalogue.actions, "attributes": catalogue.attributes, "num_videos": counts}
+    if catalogue.several_actions:
+        info["several_actions"] = True
     (target / "dataset.json").write_text(json.dumps(info, indent=2, sort_keys=True) + "\n")
+
+
+def _frame_labels(one: Decoded, frame_step: int) -> dict[str, list[Spans]]:
+    """For a video whose frames have labels: `frame_labels`, of each attribute the spans among the frames that were kept."""
+    num_frames = one.shape[0] if one.shape else 0
+    spans = [every_nth(spans, frame_step, num_frames) for spans in one.video.frame_labels]
+    return {"frame_labels": spans} if spans else {}
+
+
+def _lacks_labels(one: Decoded, frame_step: int) -> bool:
+    """Has a video whose frames have labels a kept frame without, as one that is longer than its labels?"""
+    num_frames = one.shape[0] if one.shape else 0
+    spans_of_all = _frame_labels(one, frame_step).get("frame_labels", [])
+    return any(sum(last - first + 1 for first, last, _ in spans) < num_frames for spans in spans_of_all)
+
+
+def _action_label(video: Video, number_of: dict[str, int]) -> int | list[int]:
+    """The number of its action; a 0 or 1 for every action where videos have several."""
+    if isinstance(video.action, str):
+        return number_of[video.action]
+    return [int(action in video.action) for action in number_of]
 
 
 def _link(source: Path, target: Path) -> None:
@@ -128,13 +153,15 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_report(target: Path, catalogue: Catalogue, decoded: list[Decoded]) -> dict[str, int]:
+def _write_report(target: Path, catalogue: Catalogue, decoded: list[Decoded], frame_step: int) -> dict[str, int]:
     """Print the findings, a line each, and write them to report.json with up to NAMES_SHOWN names."""
     good = [one for one in decoded if one.shape is not None]
     counts = {f"videos/{split}": sum(one.video.split == split for one in good) for split in ("train", "val", "test")}
     counts |= {"videos/quarantined": len(decoded) - len(good), "actions": len(catalogue.actions), "attributes": len(catalogue.attributes)}
     quarantined = [f"{one.video.path} ({one.reason})" for one in decoded if one.shape is None]
-    findings = {sentence: names for sentence, names in (catalogue.report | {"quarantined videos": quarantined}).items() if names}
+    partly = [str(one.video.path) for one in good if _lacks_labels(one, frame_step)]
+    found = catalogue.report | {"quarantined videos": quarantined, "videos of which some frames have no label": partly}
+    findings = {sentence: names for sentence, names in found.items() if names}
     for sentence, names in findings.items():
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
         print(f"note: {len(names)} {sentence}: {', '.join(names[:NAMES_SHOWN])}{more}")

@@ -56,7 +56,8 @@ def _write_split(clips: Path, folder: Path, split: str, rows: Iterable[dict[str,
             number += 1
             tar = tarfile.open(folder / f"{split}-{number:05d}.tar", "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 (closed when full)
         frames = (clips / "clips" / f"{row['key']}.npy").read_bytes()
-        labels = json.dumps({name: row[name] for name in ("action", "attributes", "file")}, sort_keys=True).encode()
+        names = ("action", "attributes", "file", "frame_labels")
+        labels = json.dumps({name: row[name] for name in names if name in row}, sort_keys=True).encode()
         offset = _add(tar, f"{row['key']}.npy", frames)
         _add(tar, f"{row['key']}.json", labels)
         place = {"shard": f"{split}-{number:05d}.tar", "member": f"{row['key']}.npy", "offset": offset, "length": len(frames)}

@@ -1,5 +1,6 @@
 """`val`: whole groups of training videos, withheld from all training; everything that chooses reads it."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +19,10 @@ def cut_val(catalogue: Catalogue, share: float, seed: int) -> Catalogue:
         return catalogue
     train = catalogue.of_split("train")
     groups: dict[str, list[str]] = {}
+    sizes = Counter(video.group for video in train)
     for video in train:
-        groups.setdefault(video.group, []).append(video.action)
-    left = {action: sum(video.action == action for video in train) for action in {video.action for video in train}}
+        groups.setdefault(video.group, []).extend(video.actions)
+    left = Counter(action for video in train for action in video.actions)
     order = np.random.default_rng(keyed_seed("val", seed)).permutation(sorted(groups))
     chosen: set[str] = set()
     moved = 0
@@ -33,7 +35,7 @@ def cut_val(catalogue: Catalogue, share: float, seed: int) -> Catalogue:
         for action in actions:
             left[action] -= 1
         chosen.add(str(group))
-        moved += len(actions)
+        moved += sizes[group]
     if not chosen:
         raise UserError("val: every group of training videos is the last of its action; add videos or give groups in the labels")
     videos = tuple(replace(video, split="val") if video.split == "train" and video.group in chosen else video for video in catalogue.videos)

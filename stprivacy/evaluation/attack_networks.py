@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from stprivacy.action_task import Target
 from stprivacy.config import AttackerKind, Clip, Recognizers
 from stprivacy.models.checkpoints import fresh_recognizer
 from stprivacy.models.recognizers import FrameCNN, Recognizer, VideoCNN, build_recognizer
@@ -33,7 +34,7 @@ class FrameVotes(FrameCNN):
     def __init__(self, num_outputs: int, width: int, one_of_many: bool):
         super().__init__(num_outputs, width)
         self.one_of_many = one_of_many
-        """Softmax over the outputs (actions), or a sigmoid for each (attributes)."""
+        """Softmax over the outputs (one action a clip), or a sigmoid for each (attributes, several actions)."""
 
     def forward(self, clips: Tensor) -> Tensor:
         frames = clips.transpose(1, 2)  # (B, T, 3, S, S)
@@ -45,7 +46,7 @@ class FrameVotes(FrameCNN):
         return (torch.nn.functional.logsigmoid(logits).logsumexp(1) - torch.nn.functional.logsigmoid(-logits).logsumexp(1)).float()
 
 
-def build_attacker(kind: AttackerKind, target: str, num_outputs: int, sizes: Recognizers, clip: Clip, fresh: bool = False) -> Recognizer:
+def build_attacker(kind: AttackerKind, target: Target, num_outputs: int, sizes: Recognizers, clip: Clip, fresh: bool = False) -> Recognizer:
     """An attacker's network by its kind; a `fresh` one begins with image weights where `recognizers.warm_start` names some.
 
     Raises UserError for sizes that such a network cannot have, ValueError for `linear`, which is none.

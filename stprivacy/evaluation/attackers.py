@@ -39,7 +39,7 @@ def _fit_network(job: AttackJob) -> dict[str, Any]:
 
 
 def _line(job: AttackJob, epoch: Epoch, seconds: float) -> str:
-    score = "action top-1" if job.target == "action" else "cMAP"
+    score = {"action": "action top-1", "actions": "action mAP", "privacy": "cMAP"}[job.target]
     tried = f"penalty {epoch.epoch}" if job.kind == "linear" else f"epoch {epoch.epoch} of at most {job.attack.max_epochs}"
     return (
         f"{job.label}, {job.name}, seed {job.seed}: {tried}, train loss {epoch.train_loss:.3f}, "

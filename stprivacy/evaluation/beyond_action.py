@@ -36,14 +36,19 @@ class ToldTheAction:
 
 def strongest_told(attackers: Sequence[AttackResult], train: Labels, val: Labels, test: Labels, val_groups: np.ndarray) -> ToldTheAction:
     """The attacker that is strongest on val when it is told the action. `val_groups` (n,): of each val clip."""
-    found = [told_the_action(attacker, train, val, test, val_groups) for attacker in attackers]
+    alone = answers_alone(train, val, test)
+    found = [told_the_action(attacker, alone, val, val_groups) for attacker in attackers]
     return max(found, key=lambda told: told.val_score)
 
 
-def told_the_action(attacker: AttackResult, train: Labels, val: Labels, test: Labels, val_groups: np.ndarray) -> ToldTheAction:
-    """One attacker, told the action."""
-    on_val = log_odds(attacker.val), log_odds(answer_from_action(train, val))
-    on_test = log_odds(attacker.test), log_odds(answer_from_action(train, test))
+def answers_alone(train: Labels, val: Labels, test: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """What the action alone says of val and test clips, each (n, A)."""
+    return answer_from_action(train, val), answer_from_action(train, test)
+
+
+def told_the_action(attacker: AttackResult, alone: tuple[np.ndarray, np.ndarray], val: Labels, val_groups: np.ndarray) -> ToldTheAction:
+    """One attacker, told the action. `alone`: what that says of val and test by itself."""
+    on_val, on_test = (log_odds(attacker.val), log_odds(alone[0])), (log_odds(attacker.test), log_odds(alone[1]))
     folds = folds_of(val_groups)
     crossed, answers = np.empty_like(attacker.val), np.empty_like(attacker.test)
     for column in range(val.present.shape[1]):

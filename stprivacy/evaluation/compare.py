@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from stprivacy.action_task import SEVERAL_ACTIONS
 from stprivacy.errors import UserError
-from stprivacy.evaluation.metrics import average_precisions
+from stprivacy.evaluation.metrics import Labels, action_score, average_precisions
 from stprivacy.evaluation.predictions import NAME, Predictions, SavedPoint, load_predictions
-from stprivacy.evaluation.statistics import Difference, macro, mcnemar, paired_difference, resampled_aps, resampled_share, resamples
+from stprivacy.evaluation.statistics import Difference, macro, mcnemar, paired_difference, resampled_aps, resamples
+from stprivacy.evaluation.uncertainty import resampled_action
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Comparison:
     seeds: tuple[int, int]
     """How many attacker seeds each figure is a mean over."""
     lines: tuple[Line, ...]
-    """Action top-1, cMAP, then each attribute's AP."""
+    """Action top-1 or mAP, cMAP, then each attribute's AP."""
 
 
 def named(results: Path, name: str) -> tuple[Predictions, tuple[SavedPoint, ...], str]:
@@ -58,14 +60,11 @@ def compare(results: Path, name_a: str, name_b: str) -> Comparison:
     Raises UserError for methods that were judged on other clips.
     """
     (one, points_a, full_a), (other, points_b, full_b) = named(results, name_a), named(results, name_b)
-    if one.keys != other.keys or one.attributes != other.attributes or not np.array_equal(one.labels.present, other.labels.present):
+    same_labels = np.array_equal(one.labels.present, other.labels.present) and one.labels.action_task is other.labels.action_task
+    if one.keys != other.keys or one.attributes != other.attributes or not same_labels:
         raise UserError(f"{name_a} and {name_b}: judged on other test clips or labels; run `dvc repro`, which brings both up to date")
     times, test = resamples(one.groups), one.labels
-    right = [np.mean([point.action.argmax(1) == test.actions for point in points], axis=0) for points in (points_a, points_b)]
-    tops = [float(share.mean()) for share in right]
-    action = paired_difference(tops[0] - tops[1], resampled_share(right[0], times), resampled_share(right[1], times))
-    first = [points[0].action.argmax(1) == test.actions for points in (points_a, points_b)]
-    lines = [Line("action top-1", tops[0], tops[1], Difference(action.value, action.low, action.high, mcnemar(*first)))]
+    lines = [_action_line(points_a, points_b, test, times)]
     drawn = [np.mean([resampled_aps(point.privacy, test.present, times) for point in points], axis=0) for points in (points_a, points_b)]
     aps = [np.mean([average_precisions(point.privacy, test.present) for point in points], axis=0) for points in (points_a, points_b)]
     means = [float(np.nanmean(values)) for values in aps]
@@ -77,3 +76,17 @@ def compare(results: Path, name_a: str, name_b: str) -> Comparison:
     strongest = points_a[0].strongest, points_b[0].strongest
     seeds = len(points_a), len(points_b)
     return Comparison(full_a, full_b, one.dataset, len(one.keys), len(np.unique(one.groups)), strongest, seeds, tuple(lines))
+
+
+def _action_line(points_a: tuple[SavedPoint, ...], points_b: tuple[SavedPoint, ...], test: Labels, times: np.ndarray) -> Line:
+    """The action figure: top-1 with McNemar's p of the first seeds; mAP of several actions with that of the resamples, as cMAP."""
+    both = points_a, points_b
+    drawn = [resampled_action([point.action for point in points], test, times) for points in both]
+    if test.action_task is SEVERAL_ACTIONS:
+        means = [float(np.mean([action_score(point.action, test) for point in points])) for points in both]
+        return Line("action mAP", means[0], means[1], paired_difference(means[0] - means[1], *drawn))
+    right = [np.mean([point.action.argmax(1) == test.actions for point in points], axis=0) for points in both]
+    tops = [float(share.mean()) for share in right]
+    action = paired_difference(tops[0] - tops[1], *drawn)
+    first = [points[0].action.argmax(1) == test.actions for points in both]
+    return Line("action top-1", tops[0], tops[1], Difference(action.value, action.low, action.high, mcnemar(*first)))

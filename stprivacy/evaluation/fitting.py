@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stprivacy.action_task import Target
 from stprivacy.data.clips import epoch_order
 from stprivacy.evaluation.attack_networks import build_attacker
 from stprivacy.evaluation.jobs import AttackJob, Epoch, best_epoch
@@ -43,6 +44,7 @@ class Clips(Protocol):
     attributes: tuple[str, ...]
 
     def labels(self, split: Literal["train", "val", "test"]) -> Labels: ...
+    def training_labels(self) -> Labels: ...
     def views(self, split: Literal["val", "test"]) -> np.ndarray: ...
     @property
     def num_training_rows(self) -> int: ...
@@ -57,7 +59,7 @@ class Fit:
     def __init__(self, job: AttackJob, clips: Clips | None = None):
         """`clips`: what is learned from, where that is more than `job.released`."""
         self.job, self.released, self.device = job, clips or Released(job.released), device_here()
-        self.train, self.val = self.released.labels("train"), self.released.labels("val")
+        self.train, self.val = self.released.training_labels(), self.released.labels("val")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(keyed_seed("attacker", job.target, job.kind, job.seed))
             self.network, self.average = self._build(fresh=True).to(self.device), self._build(fresh=False).to(self.device)
@@ -66,9 +68,7 @@ class Fit:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), job.attack.learning_rate, weight_decay=job.attack.weight_decay)
         self.curve: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
-        num_rows = self.released.num_training_rows
-        self.clip_of_row = np.arange(num_rows) // (num_rows // len(self.train.actions))
-        self.steps_per_epoch = -(-num_rows // job.attack.batch)
+        self.steps_per_epoch = -(-len(self.train.actions) // job.attack.batch)
 
     @property
     def done(self) -> bool:
@@ -90,7 +90,7 @@ class Fit:
     def run_epoch(self) -> Epoch:
         """One pass over the training clips, each window released anew, then val."""
         epoch, attack = len(self.curve), self.job.attack
-        order = epoch_order(len(self.clip_of_row), self.job.seed, epoch)
+        order = epoch_order(len(self.train.actions), self.job.seed, epoch)
         losses = []
         self.network.train()
         for step in range(self.steps_per_epoch):
@@ -110,12 +110,12 @@ class Fit:
 
     def _build(self, fresh: bool) -> nn.Module:
         job = self.job
-        outputs = len(self.released.actions if job.target == "action" else self.released.attributes)
+        outputs = len(self.released.attributes if job.target == "privacy" else self.released.actions)
         return build_attacker(job.kind, job.target, outputs, job.recognizers, job.clip, fresh)
 
     def _loss(self, rows: np.ndarray, epoch: int) -> Tensor:
         clips = self.released.training_batch(rows, self.job.seed, epoch, self.device)
-        return attack_loss(self.network(clips), self.train, self.clip_of_row[rows], self.job.target)
+        return attack_loss(self.network(clips), self.train, rows, self.job.target)
 
     def _judge(self) -> tuple[float, float]:
         """Score and loss of the averaged network on val."""
@@ -175,24 +175,24 @@ def run_to_end(fit: Fit, folder: Path, describe: Callable[[Epoch, float], str]) 
     return network
 
 
-def attack_loss(logits: Tensor, labels: Labels, clips: np.ndarray, target: str) -> Tensor:
-    """Cross-entropy with the action, or mean BCE with the attributes, of the clips with these numbers."""
+def attack_loss(logits: Tensor, labels: Labels, rows: np.ndarray, target: Target) -> Tensor:
+    """Cross-entropy with the one action, or mean BCE with attributes or several actions, of the windows with these numbers."""
     if target == "action":
-        return F.cross_entropy(logits, torch.from_numpy(labels.actions[clips]).to(logits.device))
-    return F.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels.present[clips]).to(logits))
+        return F.cross_entropy(logits, torch.from_numpy(labels.actions[rows]).to(logits.device))
+    return F.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels.truth(target)[rows]).to(logits))
 
 
-def constant_loss(labels: Labels, target: str) -> float:
+def constant_loss(labels: Labels, target: Target) -> float:
     """The loss of answering every clip with the shares of the labels, in nats."""
     if target == "action":
         shares = np.bincount(labels.actions) / len(labels.actions)
         return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    shares = np.clip(labels.present.mean(0), 1e-6, 1 - 1e-6)
+    shares = np.clip(labels.truth(target).mean(0), 1e-6, 1 - 1e-6)
     return float(-(shares * np.log(shares) + (1 - shares) * np.log(1 - shares)).mean())
 
 
 @torch.no_grad()
-def predict(network: nn.Module, views: np.ndarray, target: str) -> np.ndarray:
+def predict(network: nn.Module, views: np.ndarray, target: Target) -> np.ndarray:
     """Probabilities (n, O) from released `views` uint8 (n, V, T, S, S, 3): the mean over views."""
     network.eval()
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
@@ -205,14 +205,15 @@ def predict(network: nn.Module, views: np.ndarray, target: str) -> np.ndarray:
     return torch.cat(parts).view(len(views), views.shape[1], -1).mean(1).double().cpu().numpy()
 
 
-def judge(probabilities: np.ndarray, labels: Labels, target: str) -> tuple[float, float]:
-    """(score, loss): top-1 and negative log-likelihood of actions, or cMAP and BCE of attributes."""
+def judge(probabilities: np.ndarray, labels: Labels, target: Target) -> tuple[float, float]:
+    """(score, loss): top-1 and negative log-likelihood of one action, or cMAP and BCE of attributes or several actions."""
     safe = probabilities.clip(1e-7, 1 - 1e-7)
     if target == "action":
         true = safe[np.arange(len(safe)), labels.actions]
         return top1(probabilities, labels.actions), float(-np.log(true).mean())
-    likelihood = np.where(labels.present, safe, 1 - safe)
-    return cmap(probabilities, labels.present), float(-np.log(likelihood).mean())
+    truth = labels.truth(target)
+    likelihood = np.where(truth, safe, 1 - safe)
+    return cmap(probabilities, truth), float(-np.log(likelihood).mean())
 
 
 def _last_gain(curve: list[Epoch], least: float) -> int:

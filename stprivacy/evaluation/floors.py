@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stprivacy.evaluation.metrics import Labels, average_precisions, cmap, macro_f1
+from stprivacy.action_task import SEVERAL_ACTIONS
+from stprivacy.evaluation.metrics import Labels, action_score, average_precisions, cmap, macro_f1
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Floor:
 
     cmap: float
     f1: float
-    action_top1: float
+    action: float
+    """Top-1, or mAP where clips have several actions."""
     ap: tuple[float, ...]
     """Per attribute; NaN for one that no test clip has."""
 
@@ -35,25 +37,42 @@ def chance(train: Labels, test: Labels) -> Floor:
     drawn, true = train.present.mean(0), test.present.mean(0)
     known = true > 0
     f1 = 2 * drawn[known] * true[known] / (drawn[known] + true[known])
-    num_actions = int(max(train.actions.max(), test.actions.max())) + 1
-    action_shares = [np.bincount(labels.actions, minlength=num_actions) / len(labels.actions) for labels in (train, test)]
     precisions = np.where(known, true, np.nan)
-    return Floor(float(np.nanmean(precisions)), float(f1.mean()), float(action_shares[0] @ action_shares[1]), tuple(precisions.tolist()))
+    return Floor(float(np.nanmean(precisions)), float(f1.mean()), _action_chance(train, test), tuple(precisions.tolist()))
+
+
+def _action_chance(train: Labels, test: Labels) -> float:
+    """The action figure of answers drawn at random."""
+    if test.action_task is SEVERAL_ACTIONS:
+        shares = test.truth("actions").mean(0)
+        return float(shares[shares > 0].mean())
+    num_actions = int(max(train.actions.max(), test.actions.max())) + 1
+    of_train, of_test = (np.bincount(labels.actions, minlength=num_actions) / len(labels.actions) for labels in (train, test))
+    return float(of_train @ of_test)
 
 
 def constant(train: Labels, test: Labels) -> Floor:
-    """The same answer for every clip: the training split's share of each attribute, and its most frequent action."""
+    """The same answer for every clip: the training split's share of each attribute, and its most frequent action or, of several, shares."""
     answer = np.broadcast_to(train.present.mean(0), test.present.shape)
+    if test.action_task is SEVERAL_ACTIONS:
+        return _floor(answer, test, action_score(np.broadcast_to(train.truth("actions").mean(0), test.actions.shape), test))
     return _floor(answer, test, float((test.actions == np.bincount(train.actions).argmax()).mean()))
 
 
 def action_only(train: Labels, test: Labels) -> Floor:
-    """Each attribute's share among the training clips of the test clip's own action, one clip's weight added at its overall share."""
+    """Each attribute's share among the training clips of the test clip's own action, one clip's weight added at its overall share.
+
+    Where clips have several actions, what a regression makes of all of them.
+    """
     return _floor(answer_from_action(train, test), test, 1.0)
 
 
 def answer_from_action(train: Labels, test: Labels) -> np.ndarray:
     """The answer (n, A) of `action_only` to the clips of `test`."""
+    if test.action_task is SEVERAL_ACTIONS:
+        from stprivacy.evaluation.linear import answer_from_actions  # torch
+
+        return answer_from_actions(train.actions, train.present, test.actions)
     overall = train.present.mean(0)
     answer = np.empty(test.present.shape)
     for action in np.unique(test.actions):
@@ -77,6 +96,6 @@ def expected_ap(positives: np.ndarray, n: int) -> np.ndarray:
     return np.asarray((harmonic + (positives - 1) / max(n - 1, 1) * (n - harmonic)) / n)
 
 
-def _floor(answer: np.ndarray, test: Labels, action_top1: float) -> Floor:
+def _floor(answer: np.ndarray, test: Labels, action: float) -> Floor:
     precisions = average_precisions(answer, test.present)
-    return Floor(cmap(answer, test.present), macro_f1(answer, test.present), action_top1, tuple(precisions.tolist()))
+    return Floor(cmap(answer, test.present), macro_f1(answer, test.present), action, tuple(precisions.tolist()))

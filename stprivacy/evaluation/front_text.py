@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any, get_args
 
+from stprivacy.action_task import ONE_ACTION
 from stprivacy.config.evaluation import ExtraAttack
 from stprivacy.evaluation.pareto import Configuration, Front
 
@@ -49,16 +50,23 @@ def not_proved(front: Front, rendered: bool) -> str:
     unfitted, bound = fits.count(False), ""
     if unfitted:
         bound = f" {unfitted} of the {len(fits)} privacy attackers here had not fitted their clips: their figures are lower bounds."
-    shown = front.choice or max((c for c in front.configurations if c.learned), key=lambda c: c.mean["val_action_top1"])
-    clips, top1 = front.raw_metrics["num_test_clips"], shown.mean["action_top1"]
-    luck = 2 * math.sqrt(top1 * (1 - top1) / clips)
+    shown = front.choice or max((c for c in front.configurations if c.learned), key=lambda c: c.val_action)
     attributes = ", ".join(front.raw_metrics["privacy"]["ap"]).replace("_", " ")
     people = " The people in these videos are rendered: real footage has to be judged on its own." if rendered else ""
     return (
         "A low cMAP says that these attackers found little, not that there is nothing to find: another network, more clips or longer "
         f"training may find more.{bound} Only {attributes} were looked for. {_seeds(front)} "
-        f"{clips} test clips leave an action top-1 of {top1:.3f} uncertain by ± {luck:.3f} (two standard errors).{people}"
+        f"{_luck(front, shown)}{people}"
     )
+
+
+def _luck(front: Front, c: Configuration) -> str:
+    """How far the test clips leave the action figure open; of a mean of average precisions the interval that was drawn for it."""
+    clips = front.raw_metrics["num_test_clips"]
+    if front.task is ONE_ACTION:
+        luck = 2 * math.sqrt(c.action * (1 - c.action) / clips)
+        return f"{clips} test clips leave an action top-1 of {c.action:.3f} uncertain by ± {luck:.3f} (two standard errors)."
+    return f"{clips} test clips are a sample: each point's metrics.json has the interval of its action {front.task.title}."
 
 
 def _seeds(front: Front) -> str:
@@ -86,16 +94,16 @@ def note(front: Front, metrics: dict[str, Any]) -> str:
         "",
         f"{sizes}; {volumes}. Test figures:",
         "",
-        "| on the front | action top-1 ↑ | cMAP ↓ | F1 ↓ | leak removed ↑ | |",
+        f"| on the front | action {front.task.title} ↑ | cMAP ↓ | F1 ↓ | leak removed ↑ | |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     shown, left_out = _most_telling(front)
     for c in shown:
-        cells = [figure(c.mean[name]) for name in ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")]
+        cells = [figure(c.mean[name]) for name in (front.task.figure, "privacy_cmap", "privacy_f1", "leak_removed")]
         lines.append(f"| {' | '.join([c.name, *cells, ', '.join(marks_of(c, front)[1:])])} |")
     for name, title in TITLES.items():
         floor = front.raw_metrics["floors"][name]
-        lines.append(f"| _floor: {title}_ | {floor['action_top1']:.3f} | {floor['cmap']:.3f} | {floor['f1']:.3f} | | |")
+        lines.append(f"| _floor: {title}_ | {floor[front.task.figure]:.3f} | {floor['cmap']:.3f} | {floor['f1']:.3f} | | |")
     if left_out:
         lines += ["", f"{_times(left_out, 'more point')} of the front left out here."]
     lines += ["", "The interactive page is the artifact `report.html`, the picture `front.png`."]

@@ -36,7 +36,7 @@ class LabelledClips:
     dataset: str
     keys: tuple[str, ...]
     actions: tuple[str, ...]
-    """The action's name, a clip."""
+    """The action's name, a clip; the names of all where it has several."""
     attributes: np.ndarray
     """bool (n, A)."""
     attribute_names: tuple[str, ...]
@@ -44,11 +44,13 @@ class LabelledClips:
     """uint8 (n, T, S, S, 3)."""
     boxes: np.ndarray | None = None
     """bool (n, T, S, S), which pixels lie in a person's box; None where no method asks."""
+    several_actions: bool = False
 
     def caption(self, index: int) -> str:
         """What is true of a clip, in words."""
         present = [name.replace("_", " ") for name, value in zip(self.attribute_names, self.attributes[index], strict=True) if value]
-        return f"action: {self.actions[index].replace('_', ' ')} · attributes: {', '.join(present) or 'none'} · {self.keys[index]}"
+        title = "actions" if self.several_actions else "action"
+        return f"{title}: {self.actions[index].replace('_', ' ')} · attributes: {', '.join(present) or 'none'} · {self.keys[index]}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def pick_clips(
     if keys:
         rows = [reader.keys.index(key) for key in keys]
     else:
-        rows = list(range(len(reader))) if count is None else spread_rows(reader.actions, min(count, len(reader)))
+        rows = list(range(len(reader))) if count is None else spread_rows(reader.foremost, min(count, len(reader)))
     views = ClipViews(reader, params.clip, attack.num_clips, attack.num_crops)
     middle = attack.num_clips * attack.num_crops // 2
     boxes = None
@@ -116,11 +118,12 @@ def pick_clips(
     return LabelledClips(
         dataset=reader.info.name,
         keys=tuple(reader.keys[row] for row in rows),
-        actions=tuple(reader.info.actions[reader.actions[row]] for row in rows),
+        actions=tuple(reader.action_name(row) for row in rows),
         attributes=reader.attributes[rows] > 0.5,
         attribute_names=reader.info.attributes,
         pixels=np.stack([views[row][middle] for row in rows]),
         boxes=boxes,
+        several_actions=reader.info.several_actions,
     )
 
 

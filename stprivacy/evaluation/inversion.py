@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from stprivacy.config import AttackerKind
 from stprivacy.evaluation.fitting import PREDICT_BATCH, Fit, predict, run_to_end, save_atomically
 from stprivacy.evaluation.jobs import AttackJob, AttackResult, Epoch
-from stprivacy.evaluation.metrics import top1
+from stprivacy.evaluation.metrics import action_score
 from stprivacy.evaluation.readings import load_attacker, raw_trained, untrained
 from stprivacy.evaluation.released import Released
 from stprivacy.fingerprint import fingerprint
@@ -105,8 +105,8 @@ class Inversion:
     constant: Likeness
     """Of the mean raw training clip, which needs no picture."""
     epochs: int
-    action_top1: float | None
-    """Of the raw-trained action recognizer on what was painted."""
+    action: float | None
+    """Top-1, or mAP of several actions, of the raw-trained action recognizer on what was painted."""
     readings: tuple[AttackResult, ...]
     """Raw-trained privacy recognizers on what was painted, one of each kind."""
 
@@ -142,7 +142,7 @@ class InversionJob:
             for kind, (val, test) in outcome["answers"].items()
         )
         likeness = {name: Likeness(**outcome[name]) for name in ("decoded", "released", "constant")}
-        return Inversion(**likeness, epochs=outcome["epochs"], action_top1=outcome["action_top1"], readings=readings)
+        return Inversion(**likeness, epochs=outcome["epochs"], action=outcome["action_top1"], readings=readings)
 
     def _outcome(self) -> dict[str, Any]:
         raw, released = Released(self.raw), Released(self.fit.released)
@@ -158,7 +158,7 @@ class InversionJob:
             "released": likeness_of(released.views("test"), raw.views("test")),
             "constant": likeness_of(mean_clip(raw), raw.views("test")),
             "epochs": len(fit.curve),
-            "action_top1": self._action(painted["test"], raw),
+            "action_top1": self._action(painted["test"], raw),  # so called in caches, whatever the figure is
             "answers": answers,
         }
 
@@ -166,8 +166,10 @@ class InversionJob:
         weights = self.recognizers / "action.safetensors"
         if not weights.exists():
             return None
-        reader = load_attacker(weights, self.action_kind, "action", len(raw.actions), self.fit.recognizers, self.fit.clip)
-        return top1(predict(reader, painted, "action"), raw.labels("test").actions)
+        labels = raw.labels("test")
+        target = labels.action_task.target
+        reader = load_attacker(weights, self.action_kind, target, len(raw.actions), self.fit.recognizers, self.fit.clip)
+        return action_score(predict(reader, painted, target), labels)
 
     def _line(self, epoch: Epoch, seconds: float) -> str:
         return (

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from stprivacy.action_task import Target
 from stprivacy.config import Attack, AttackerKind, Clip, Recognizers, config_hash
 from stprivacy.evaluation.released import Released
 
@@ -18,7 +18,7 @@ class AttackJob:
     """All that determines a fit, and where to keep it."""
 
     released: Path
-    target: Literal["action", "privacy"]
+    target: Target
     kind: AttackerKind
     seed: int
     attack: Attack
@@ -53,7 +53,7 @@ class Epoch:
     """Counted from 1."""
     train_loss: float
     val_score: float
-    """Action top-1 or cMAP."""
+    """Action top-1 or mAP, or cMAP."""
     val_loss: float
 
 
@@ -62,7 +62,7 @@ class AttackResult:
     """What a finished attacker knows."""
 
     name: str
-    target: Literal["action", "privacy"]
+    target: Target
     kind: str
     """A kind of network, or the attack beside the fresh ones that it comes from, such as `ensemble`."""
     seed: int
@@ -82,9 +82,9 @@ class AttackResult:
     """Safetensors file of the weights that were best on val."""
 
 
-def attacker_name(target: str, kind: str) -> str:
+def attacker_name(target: Target, kind: str) -> str:
     """The action attacker is one, privacy attackers are told apart by their kind."""
-    return "action" if target == "action" else f"privacy-{kind}"
+    return f"privacy-{kind}" if target == "privacy" else "action"
 
 
 def best_epoch(curve: "list[Epoch] | tuple[Epoch, ...]") -> Epoch:

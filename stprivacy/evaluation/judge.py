@@ -9,6 +9,7 @@ from typing import Any, Protocol, get_args
 from stprivacy.config import Attack, AttackerKind, Dataset, NetworkKind, Params
 from stprivacy.data.boxes import DETECTORS, resolve_boxes
 from stprivacy.evaluation.attackers import run_attack
+from stprivacy.evaluation.frame_level import ONE_BY_ONE, FrameLevel, FrameLevelJob
 from stprivacy.evaluation.inversion import Inversion, InversionJob
 from stprivacy.evaluation.jobs import AttackJob, AttackResult
 from stprivacy.evaluation.readings import Reading, ensemble, neighbours, raw_trained
@@ -39,6 +40,7 @@ class Point:
     """All privacy attackers: the fresh ones in the order of `evaluate.attack.kinds`, then those of `evaluate.attack.extra`."""
     inversion: Inversion | None = None
     reidentification: Reidentification | None = None
+    frame_level: FrameLevel | None = None
 
     @property
     def strongest(self) -> AttackResult:
@@ -129,7 +131,8 @@ def attack_jobs(released: Path, seed: int, params: Params, cache: Path, label: s
     """The fresh attackers of one release and seed: one on the action, one on privacy of every kind of `evaluate.attack.kinds`."""
     attack = params.evaluate.attack
     common = (seed, attack, params.recognizers, params.clip, cache, label)
-    action = AttackJob(released, "action", attack.action_kind, *common)
+    target = Released(released).labels("train").action_task.target
+    action = AttackJob(released, target, attack.action_kind, *common)
     return [action, *(AttackJob(released, "privacy", kind, *common) for kind in attack.kinds)]
 
 
@@ -142,7 +145,8 @@ def extra_jobs(fresh: Sequence[tuple[float, AttackJob, AttackResult]], raw: Path
     """The attacks of `evaluate.attack.extra` that are work, for every kept share; the ensemble is none.
 
     `fresh`: the fits, each with its kept share. `raw`: the release of raw clips. Whatever needs raw-trained recognizers is left out
-    where there are none, and re-identification where clips are not each of one person.
+    where there are none, and re-identification where clips are not each of one person. Where frames have labels, single frames are
+    attacked as well, at every seed.
     """
     attack = params.evaluate.attack
     jobs: list[Extra] = []
@@ -167,18 +171,34 @@ def extra_jobs(fresh: Sequence[tuple[float, AttackJob, AttackResult]], raw: Path
             jobs.append(Extra(share, None, InversionJob(fit, raw, recognizers, NETWORKS, attack.action_kind)))
         if "reidentification" in attack.extra and Released(job.released).labels("train").one_identity_each:
             jobs.append(Extra(share, None, ReidentificationJob(replace(job, target="privacy", kind=attack.action_kind), raw)))
+        if Released(job.released).frame_labels("train"):
+            mine = [entry[1:] for entry in fresh if entry[0] == share]
+            bystander = raw_trained(recognizers, ONE_BY_ONE) if recognizers and "raw-trained" in attack.extra else {}
+            jobs += [Extra(share, seed, _frame_level(seed, mine, bystander)) for seed in params.evaluate.seeds]
     return sorted(jobs, key=lambda extra: isinstance(extra.job, Reading))  # the long ones first
+
+
+def _frame_level(seed: int, fresh: list[tuple[AttackJob, AttackResult]], bystander: dict[AttackerKind, Path]) -> FrameLevelJob:
+    """The attack on single frames of a release; of its `fresh` attackers on clips, and of raw-trained ones, some answer frames, too."""
+    mine = [(job, result) for job, result in fresh if job.seed == seed]
+    others = [
+        (result.name, job.kind, result.weights) for job, result in mine
+        if job.target == "privacy" and job.kind in ONE_BY_ONE and result.weights
+    ]  # fmt: skip
+    others += [(f"privacy-raw-trained-{kind}", kind, weights) for kind, weights in bystander.items()]
+    return FrameLevelJob(replace(mine[0][0], target="privacy", kind="cnn2d"), tuple(others))
 
 
 def _point(
     share: float | None, ratio: float | None, seed: int, fresh: list[AttackResult], extras: list[Any], released: Released, mean: bool
 ) -> Point:
     """Put together what was found at one kept share and seed; `mean`: the ensemble of the fresh privacy attackers, too."""
-    action = next(result for result in fresh if result.target == "action")
+    action = next(result for result in fresh if result.target != "privacy")
     privacy = [result for result in fresh if result.target == "privacy"]
     beside = [ensemble(privacy, released)] if mean and len(privacy) > 1 else []
     beside += [found for found in extras if isinstance(found, AttackResult)]
     inversion = next((found for found in extras if isinstance(found, Inversion)), None)
     beside += inversion.readings if inversion else ()
     again = next((found for found in extras if isinstance(found, Reidentification)), None)
-    return Point(share, ratio, seed, action, (*privacy, *beside), inversion, again)
+    frames = next((found for found in extras if isinstance(found, FrameLevel)), None)
+    return Point(share, ratio, seed, action, (*privacy, *beside), inversion, again, frames)

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from stprivacy.action_task import Target
 from stprivacy.evaluation.fitting import attack_loss, judge
 from stprivacy.evaluation.jobs import AttackJob, Epoch, best_epoch
-from stprivacy.evaluation.released import Released
+from stprivacy.evaluation.released import Released, device_here
 from stprivacy.models.channel import to_float
+from stprivacy.models.recognizers import clip_statistics
 
-GRID = 12
-"""Rows and columns of the small picture."""
 PENALTIES = (3.0, 0.3, 0.03, 0.003, 0.0003)
 """Weights of mean squared coefficients, beside the mean loss of a clip; from the strongest on, each fit starting from the last."""
 STEPS = 60
@@ -29,14 +29,7 @@ STEPS = 60
 LEAST_SPREAD = 1e-3
 """Added to a feature's standard deviation, a quarter of a grey level: what never varies isn't blown up."""
 BATCH = 64
-
-
-def clip_statistics(clips: Tensor) -> Tensor:
-    """Features (B, 3·3·P) of `clips` (B, 3, T, S, S) in [0, 1]: mean, standard deviation and mean change over time of every small pixel."""
-    small = F.adaptive_avg_pool3d(clips, (clips.shape[2], GRID, GRID))  # (B, 3, T, G, G)
-    change = (small[:, :, 1:] - small[:, :, :-1]).abs()
-    parts = (small.mean(2), small.std(2, correction=0), change.mean(2) if clips.shape[2] > 1 else torch.zeros_like(small[:, :, 0]))
-    return torch.cat([part.flatten(1) for part in parts], 1)
+STEPS_FROM_ACTIONS, ATTRIBUTES_AT_A_TIME = 200, 128
 
 
 def fit_linear(job: AttackJob) -> dict[str, Any]:
@@ -45,21 +38,21 @@ def fit_linear(job: AttackJob) -> dict[str, Any]:
     Training clips are seen under one draw of the channel. The seed is of no consequence but for that draw.
     """
     released = Released(job.released)
-    train, val = released.labels("train"), released.labels("val")
+    train, val = released.training_labels(), released.labels("val")
     num_rows = released.num_training_rows
-    clip_of_row = np.arange(num_rows) // (num_rows // len(train.actions))
+    every = np.arange(num_rows)
     starts = range(0, num_rows, BATCH)
-    batches = (released.training_batch(np.arange(first, min(first + BATCH, num_rows)), job.seed, 0) for first in starts)
+    batches = (released.training_batch(every[first : first + BATCH], job.seed, 0) for first in starts)
     seen = torch.cat([clip_statistics(batch) for batch in batches]).double()
     mean, scale = seen.mean(0), seen.std(0, correction=0) + LEAST_SPREAD
     seen = (seen - mean) / scale
     views = {split: (_features_of(released.views(split)) - mean) / scale for split in ("val", "test")}  # (n, V, F)
-    num_outputs = len(released.actions if job.target == "action" else released.attributes)
+    num_outputs = len(released.attributes if job.target == "privacy" else released.actions)
     coefficients = torch.zeros(num_outputs, seen.shape[1] + 1, dtype=torch.float64)
     curve: list[Epoch] = []
     best = coefficients
     for number, penalty in enumerate(PENALTIES, start=1):
-        coefficients, loss = _regression(coefficients, seen, penalty, lambda logits: attack_loss(logits, train, clip_of_row, job.target))
+        coefficients, loss = _regression(coefficients, seen, penalty, lambda logits: attack_loss(logits, train, every, job.target))
         curve.append(Epoch(number, loss, *judge(_answers(coefficients, views["val"], job.target), val, job.target)))
         if best_epoch(curve) is curve[-1]:
             best = coefficients
@@ -93,8 +86,44 @@ def _regression(start: Tensor, features: Tensor, penalty: float, loss_of: Callab
     return found, float(loss_of(features @ found[:, :-1].T + found[:, -1]))
 
 
-def _answers(coefficients: Tensor, views: Tensor, target: str) -> np.ndarray:
+def _answers(coefficients: Tensor, views: Tensor, target: Target) -> np.ndarray:
     """Probabilities (n, O), the mean over `views` (n, V, F)."""
     logits = views @ coefficients[:, :-1].T + coefficients[:, -1]
     probabilities = logits.softmax(2) if target == "action" else logits.sigmoid()
     return np.asarray(probabilities.mean(1).numpy())
+
+
+def answer_from_actions(actions: np.ndarray, present: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Probabilities (m, A) of attributes from a clip's several actions alone: a logistic regression for each attribute.
+
+    Learned from training clips' `actions` (n, C) and `present` (n, A), asked of `asked` (m, C), all 0/1. Least BCE plus half the squared
+    weights, summed over clips. Actions count one by one, not in pairs. What no training clip has, or every one, gets its share of clips.
+    """
+    device = device_here()
+    seen, truth, unseen = (torch.from_numpy(np.asarray(rows) > 0.5).to(device).double() for rows in (actions, present, asked))
+    parts = [_from_actions(seen, part, unseen).cpu().numpy() for part in truth.split(ATTRIBUTES_AT_A_TIME, dim=1)]
+    return np.concatenate(parts, axis=1)
+
+
+def _from_actions(seen: Tensor, truth: Tensor, unseen: Tensor) -> Tensor:
+    share = truth.mean(0)
+    varies = (share > 0) & (share < 1)  # of others a constant would run away to infinity
+    coefficients = torch.zeros(seen.shape[1] + 1, truth.shape[1], dtype=seen.dtype, device=seen.device)  # the last row being the constants
+    coefficients[-1, varies] = share[varies].logit()
+    coefficients.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [coefficients], max_iter=STEPS_FROM_ACTIONS, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = seen @ coefficients[:-1] + coefficients[-1]
+        cost = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(0) + coefficients[:-1].square().sum(0) / 2
+        value = cost[varies].sum() / len(truth)
+        value.backward()
+        return value
+
+    if varies.any():
+        optimizer.step(closure)
+    found = coefficients.detach()
+    return torch.where(varies, (unseen @ found[:-1] + found[-1]).sigmoid(), share)

@@ -8,15 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from stprivacy.action_task import ONE_ACTION, SEVERAL_ACTIONS, ActionTask, Target
+
 
 @dataclass(frozen=True)
 class Labels:
     """What is true of the clips of a split."""
 
     actions: np.ndarray
-    """int64 (n,)."""
+    """int64 (n,); (n, C) of 0/1 where a clip has several."""
     attributes: np.ndarray
     """(n, A) of 0/1."""
+
+    @property
+    def action_task(self) -> ActionTask:
+        return ONE_ACTION if self.actions.ndim == 1 else SEVERAL_ACTIONS
+
+    def truth(self, target: Target) -> np.ndarray:
+        """bool (n, O): which outputs are true of each clip, where any number may be."""
+        return self.present if target == "privacy" else self.actions > 0.5
 
     @property
     def present(self) -> np.ndarray:
@@ -54,6 +64,13 @@ def macro_f1(probabilities: np.ndarray, present: np.ndarray) -> float:
 def top1(probabilities: np.ndarray, actions: np.ndarray) -> float:
     """Share of clips whose most probable action is the true one; `probabilities` (n, C), `actions` (n,)."""
     return float((probabilities.argmax(1) == actions).mean())
+
+
+def action_score(probabilities: np.ndarray, labels: Labels) -> float:
+    """Top-1, or, where clips have several actions, the mean of AP over the actions that some clip has. `probabilities` (n, C)."""
+    if labels.action_task is ONE_ACTION:
+        return top1(probabilities, labels.actions)
+    return cmap(probabilities, labels.truth("actions"))
 
 
 def identity_top1(probabilities: np.ndarray, labels: Labels) -> float | None:

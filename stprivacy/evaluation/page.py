@@ -30,7 +30,7 @@ LEAST_SIDE = 96
 FRAMES_PER_SECOND = 8
 CRF = 12
 """Quality of the page's clips: noise that a release bears is still to be seen."""
-HEADINGS = ("action top-1 ↑", "cMAP ↓", "F1 ↓", "leak removed ↑", "val action", "val cMAP")
+HEADINGS = ("cMAP ↓", "F1 ↓", "leak removed ↑", "val action", "val cMAP")
 COLUMNS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_action_top1", "val_privacy_cmap")
 
 
@@ -46,7 +46,8 @@ def write_page(front: Front, path: Path, show_raw: bool, rendered: bool) -> Path
     data = {
         "points": [_point(index, c, front, clips[index]) for index, c in enumerate(front.configurations)],
         "front": [front.configurations.index(c) for c in front.on_front],
-        "floors": {name: {"cmap": floor["cmap"], "action_top1": floor["action_top1"]} for name, floor in floors.items()},
+        "floors": {name: {"cmap": floor["cmap"], "action": floor[front.task.figure]} for name, floor in floors.items()},
+        "action": {"test": front.task.figure, "val": front.task.val_figure, "title": f"action {front.task.title}"},
         "chance_ap": floors["chance"]["ap"],
         "videos": videos,
         "selected": front.configurations.index(front.choice or next(c for c in front.configurations if c.learned)),
@@ -131,7 +132,7 @@ def _point(index: int, c: Configuration, front: Front, clips: list[dict[str, int
     """What the page's script knows of a configuration. NaN becomes null."""
     figures = {
         name: [_number(value) for value in (c.mean[name], min(p.figures[name] for p in c.points), max(p.figures[name] for p in c.points))]
-        for name in COLUMNS
+        for name in front.task.named(COLUMNS)
     }
     kind = "raw" if c.settings["method"] == "raw" else "learned" if c.learned else "baseline"
     return {
@@ -159,7 +160,7 @@ def _stats(front: Front) -> str:
     tiles = []
     if shown:
         tiles = [
-            ("Choice: action top-1", f"{shown.mean['action_top1']:.3f}", f"raw video {raw['action_top1']:.3f}"),
+            (f"Choice: action {front.task.title}", f"{shown.action:.3f}", f"raw video {front.raw.action:.3f}"),
             ("Choice: cMAP", f"{shown.mean['privacy_cmap']:.3f}", f"raw {raw['privacy_cmap']:.3f}, chance {floors['chance']['cmap']:.3f}"),
             ("Choice: leak removed", figure(shown.mean["leak_removed"], 2), "share of raw video's leak above chance"),
         ]
@@ -175,17 +176,18 @@ def _stats(front: Front) -> str:
 
 def _points_table(front: Front) -> str:
     """A row a configuration, which selects it by mouse or keyboard."""
-    head = "".join(f"<th scope='col' class='number'>{heading}</th>" for heading in HEADINGS)
+    headings, columns = (f"action {front.task.title} ↑", *HEADINGS), front.task.named(COLUMNS)
+    head = "".join(f"<th scope='col' class='number'>{heading}</th>" for heading in headings)
     rows = []
     for index, c in enumerate(front.configurations):
         badges = "".join(f" <span class='badge {mark}'>{mark}</span>" for mark in marks_of(c, front))
-        spread = {name: f"<small>± {c.spread[name] / 2:.3f}</small>" if len(c.points) > 1 else "" for name in COLUMNS}
-        cells = "".join(f"<td class='number'>{figure(c.mean[name])}{spread[name]}</td>" for name in COLUMNS)
+        spread = {name: f"<small>± {c.spread[name] / 2:.3f}</small>" if len(c.points) > 1 else "" for name in columns}
+        cells = "".join(f"<td class='number'>{figure(c.mean[name])}{spread[name]}</td>" for name in columns)
         button = f"<button type='button' aria-pressed='false'>{_title(c, front)}</button>"
         rows.append(f"<tr data-point='{index}'><th scope='row'>{button}</th><td>{badges}</td>{cells}</tr>")
     floors = front.raw_metrics["floors"]
     for name, title in TITLES.items():
-        cells = "".join(f"<td class='number'>{floors[name][column]:.3f}</td>" for column in ("action_top1", "cmap", "f1"))
+        cells = "".join(f"<td class='number'>{floors[name][column]:.3f}</td>" for column in (front.task.figure, "cmap", "f1"))
         rows.append(f"<tr class='floor'><th scope='row'>floor: {title}</th><td></td>{cells}<td></td><td></td><td></td></tr>")
     return f"<thead><tr><th scope='col'>Configuration</th><th scope='col'>Marks</th>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody>"
 
@@ -244,18 +246,18 @@ def draw_front(front: Front, path: Path) -> Path:
         found = _of(front, method)
         kind = "raw" if method == "raw" else "learned" if found[0].learned else "baseline"
         marker = {"raw": "X", "learned": "o"}.get(kind) or MARKERS[baselines.index(method) % len(MARKERS)]
-        (xs, xbars), (ys, ybars) = (_with_bars(found, name) for name in ("action_top1", "privacy_cmap"))
+        (xs, xbars), (ys, ybars) = (_with_bars(found, name) for name in (front.task.figure, "privacy_cmap"))
         axis.errorbar(xs, ys, ybars, xbars, fmt=marker, color=COLOURS[kind], markersize=6.5, elinewidth=1, label=method, zorder=3)
-    line = [(c.mean["action_top1"], c.mean["privacy_cmap"]) for c in front.on_front]
+    line = [(c.action, c.mean["privacy_cmap"]) for c in front.on_front]
     axis.plot(*zip(*line, strict=True), linestyle=":", color="#56606b", linewidth=1.2, label="front, by validation", zorder=2)
     for c, marker, size, colour, label in ((front.choice, "o", 15, "#00775a", "policy's choice"), (front.knee, "s", 13, "#a8457f", "knee")):
         if c is not None:
-            place = (c.mean["action_top1"], c.mean["privacy_cmap"])
+            place = (c.action, c.mean["privacy_cmap"])
             axis.plot(*place, marker, markersize=size, markerfacecolor="none", color=colour, markeredgewidth=1.8, label=label)
     for name, style in (("chance", ":"), ("action_only", "--")):
         floor = front.raw_metrics["floors"][name]["cmap"]
         axis.axhline(floor, linestyle=style, color="#56606b", linewidth=1, label=f"floor: {TITLES[name]} {floor:.3f}")
-    axis.set_xlabel("action top-1 of a fresh recognizer (more is better)")
+    axis.set_xlabel(f"action {front.task.title} of a fresh recognizer (more is better)")
     axis.set_ylabel("cMAP of the strongest attacker (less is better)")
     axis.set_title(f"{front.dataset}: operating points, test split", fontsize=10)
     axis.grid(color="#d9dee3", linewidth=0.6)

@@ -3,7 +3,7 @@
 Val figures choose, test figures are only shown. Points that differ in nothing but the seed are one configuration, which counts by
 its means: one lucky seed puts nothing on the front.
 
-n points; a point is (action top-1, cMAP): action counts upwards, cMAP downwards.
+n points; a point is (action top-1 or mAP, cMAP): action counts upwards, cMAP downwards.
 """
 
 import csv
@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from stprivacy.action_task import ActionTask, task_of
 from stprivacy.config import Policy
 from stprivacy.errors import RunError, UserError
 from stprivacy.evaluation.results import POINT_COLUMNS, write_csv
 
+# Columns as they are called where a clip has one action; `ActionTask.named` gives the others.
 SETTINGS = ("method", "keep_ratio", "kept_share", "action_weight", "privacy_weight")
 FIGURES = ("val_action_top1", "val_privacy_cmap", "action_top1", "privacy_cmap", "privacy_f1", "leak_removed")
 FRONT_COLUMNS = ("val_privacy_cmap", "val_action_top1", "privacy_cmap", "action_top1", "name")
@@ -36,7 +38,7 @@ class Point:
     """By the names of `SETTINGS`; None where a method has none."""
     seed: int
     figures: dict[str, float]
-    """By the names of `FIGURES`."""
+    """By the names of `FIGURES`, of the action as its task calls it."""
     model_path: str
     """Empty for a method that is not learned."""
     folder: Path
@@ -66,23 +68,36 @@ class Configuration:
         return self.points[0].learned
 
     @property
+    def task(self) -> ActionTask:
+        return task_of(self.points[0].figures)
+
+    @property
+    def action(self) -> float:
+        """Mean action figure on test."""
+        return self.mean[self.task.figure]
+
+    @property
+    def val_action(self) -> float:
+        return self.mean[self.task.val_figure]
+
+    @property
     def num_seeds(self) -> int:
         """Of training where it comes from the sweep, else of the attackers."""
         return len({point.seed for point in self.points})
 
     @cached_property
     def mean(self) -> dict[str, float]:
-        return {name: float(np.mean([point.figures[name] for point in self.points])) for name in FIGURES}
+        return {name: float(np.mean([point.figures[name] for point in self.points])) for name in self.points[0].figures}
 
     @cached_property
     def spread(self) -> dict[str, float]:
         """Largest − smallest over the points; 0 for a single one, of which nothing is known."""
-        return {name: float(np.ptp([point.figures[name] for point in self.points])) for name in FIGURES}
+        return {name: float(np.ptp([point.figures[name] for point in self.points])) for name in self.points[0].figures}
 
     @property
     def typical(self) -> Point:
         """The seed nearest to the mean on val: the one to release, since the figures that were promised are its own."""
-        ahead = [abs(p.figures["val_action_top1"] - self.mean["val_action_top1"]) for p in self.points]
+        ahead = [abs(p.figures[self.task.val_figure] - self.val_action) for p in self.points]
         found = [abs(p.figures["val_privacy_cmap"] - self.mean["val_privacy_cmap"]) for p in self.points]
         return self.points[int(np.argmin(np.hypot(ahead, found)))]
 
@@ -120,20 +135,25 @@ class Front:
     """metrics.json of raw, which holds the floors."""
 
     @property
+    def task(self) -> ActionTask:
+        """What the action figure is."""
+        return self.raw.task
+
+    @property
     def raw(self) -> Configuration:
         return next(c for c in self.configurations if c.settings["method"] == "raw")
 
     @property
     def reference(self) -> tuple[float, float]:
         """Reference point of the hypervolume: action at chance, cMAP 1."""
-        return float(self.raw_metrics["floors"]["chance"]["action_top1"]), 1.0
+        return float(self.raw_metrics["floors"]["chance"][self.task.figure]), 1.0
 
     @cached_property
     def on_front(self) -> tuple[Configuration, ...]:
         """The configurations that no other dominates, the best action first."""
         mask = undominated(_values(self.configurations))
         front = [c for c, good in zip(self.configurations, mask, strict=True) if good]
-        return tuple(sorted(front, key=lambda c: (-c.mean["val_action_top1"], c.mean["val_privacy_cmap"])))
+        return tuple(sorted(front, key=lambda c: (-c.val_action, c.mean["val_privacy_cmap"])))
 
     @cached_property
     def knee(self) -> Configuration | None:
@@ -143,14 +163,14 @@ class Front:
 
     @property
     def least_action(self) -> float:
-        """The val action top-1 that the policy asks for."""
-        return self.policy.least_action_of_raw * self.raw.mean["val_action_top1"]
+        """The val action figure that the policy asks for."""
+        return self.policy.least_action_of_raw * self.raw.val_action
 
     @cached_property
     def choice(self) -> Configuration | None:
         """The policy's answer: the least val cMAP among learned configurations with enough val action; None where none has it."""
-        good = [c for c in self.configurations if c.learned and c.mean["val_action_top1"] >= self.least_action - ROUNDING]
-        return min(good, key=lambda c: (c.mean["val_privacy_cmap"], -c.mean["val_action_top1"]), default=None)
+        good = [c for c in self.configurations if c.learned and c.val_action >= self.least_action - ROUNDING]
+        return min(good, key=lambda c: (c.mean["val_privacy_cmap"], -c.val_action), default=None)
 
     @property
     def seeds(self) -> int:
@@ -161,16 +181,16 @@ class Front:
         """What the policy asks for, and what was found or what is missing."""
         asked = (
             f"the most private learned point that keeps at least {self.policy.least_action_of_raw:g} of raw video's action "
-            f"(val action top-1 ≥ {self.least_action:.3f})"
+            f"(val action {self.task.title} ≥ {self.least_action:.3f})"
         )
         if self.choice is None:
-            best = max((c for c in self.configurations if c.learned), key=lambda c: c.mean["val_action_top1"])
+            best = max((c for c in self.configurations if c.learned), key=lambda c: c.val_action)
             return (
-                f"{asked}: there is none, the best being {best.name} with {best.mean['val_action_top1']:.3f}; "
+                f"{asked}: there is none, the best being {best.name} with {best.val_action:.3f}; "
                 "lower pareto.policy.least_action_of_raw, train longer or sweep a smaller privacy_weight"
             )
         found = self.choice.mean
-        figures = f"val action {found['val_action_top1']:.3f}, val cMAP {found['val_privacy_cmap']:.3f}"
+        figures = f"val action {self.choice.val_action:.3f}, val cMAP {found['val_privacy_cmap']:.3f}"
         behind = "" if self.choice in self.on_front else "; it is not on the front: a method that is not learned does as well or better"
         return f"{asked}: {self.choice.name} ({figures}){behind}"
 
@@ -212,7 +232,7 @@ def knee(values: np.ndarray) -> int | None:
 
 def _values(configurations: Iterable[Configuration]) -> np.ndarray:
     """What chooses, (n, 2): mean val action and mean val cMAP."""
-    return np.array([(c.mean["val_action_top1"], c.mean["val_privacy_cmap"]) for c in configurations]).reshape(-1, 2)
+    return np.array([(c.val_action, c.mean["val_privacy_cmap"]) for c in configurations]).reshape(-1, 2)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -237,16 +257,20 @@ def find_front(results: Path, methods: Iterable[str], policy: Policy) -> Front:
     found.sort(key=lambda c: (c.settings["method"] != "raw", c.learned))  # stable: within a kind they stay as they came
     about = json.loads(raw_metrics.read_text())
     for folder in dict.fromkeys(point.folder for point in points):
-        _check_dataset(folder / "metrics.json", about["dataset"])
+        _check_dataset(folder / "metrics.json", about)
     return Front(about["dataset"], tuple(found), policy, about)
 
 
-def _check_dataset(path: Path, dataset: str) -> None:
+def _check_dataset(path: Path, raw: dict[str, Any]) -> None:
     """What is left over from another experiment must not stand on one front with this one's."""
     _need(path, path.parent.parent.name)
-    found = json.loads(path.read_text())["dataset"]
+    metrics, mend = json.loads(path.read_text()), "run `dvc repro`, which brings both up to date"
+    found, dataset = metrics["dataset"], raw["dataset"]
     if found != dataset:
-        raise UserError(f"{path}: judged on {found}, but raw video on {dataset}; run `dvc repro`, which brings both up to date")
+        raise UserError(f"{path}: judged on {found}, but raw video on {dataset}; {mend}")
+    own, other = task_of(metrics["action"]), task_of(raw["action"])
+    if own is not other:
+        raise UserError(f"{path}: judged by action {own.title}, but raw video by {other.title}; {mend}")
 
 
 def _evaluated_points(folder: Path) -> list[Point]:
@@ -281,13 +305,14 @@ def _rows(path: Path) -> Iterable[tuple[dict[str, str], str]]:
 
 
 def _point(row: dict[str, str], place: str, folder: Path, model: str) -> Point:
-    missing = [column for column in POINT_COLUMNS if column not in row]
+    task = task_of(row)
+    missing = [column for column in task.named(POINT_COLUMNS) if column not in row]
     if missing:
         raise UserError(f"{place}: no column {missing[0]}; the file is of another version: run the stage again with `dvc repro -f`")
     if row["run_id"]:
         place += f" (run {row['run_id']})"
     figures = {}
-    for name in FIGURES:
+    for name in task.named(FIGURES):
         value = float(row[name] or "nan")
         if not math.isfinite(value) and name != "leak_removed":  # where raw clips leak nothing there is nothing to remove
             raise RunError(f"{place}: {name} is {row[name] or 'empty'}, no finite number; look into {folder} and judge it again")
@@ -317,9 +342,10 @@ def write_front(front: Front, run_ids: list[str], folder: Path) -> dict[str, Any
     """Write points.csv, front.csv (for `dvc plots`) and metrics.json; gives the metrics. `run_ids`: MLflow's, as `rows` are ordered."""
     folder.mkdir(parents=True, exist_ok=True)
     found = [row | {"run_id": run_id} for row, run_id in zip(rows(front), run_ids, strict=True)]
-    write_csv(folder / "points.csv", POINT_COLUMNS, [{name: _cell(row[name]) for name in POINT_COLUMNS} for row in found])
+    columns, front_columns = front.task.named(POINT_COLUMNS), front.task.named(FRONT_COLUMNS)
+    write_csv(folder / "points.csv", columns, [{name: _cell(row[name]) for name in columns} for row in found])
     on_front = [c.mean | {"name": c.name} for c in front.on_front]
-    write_csv(folder / "front.csv", FRONT_COLUMNS, [{name: row[name] for name in FRONT_COLUMNS} for row in on_front])
+    write_csv(folder / "front.csv", front_columns, [{name: row[name] for name in front_columns} for row in on_front])
     points = [point for c in front.configurations for point in c.points]
     run_of = {id(point): run_id for point, run_id in zip(points, run_ids, strict=True)}
     metrics = summary(front, run_of)
@@ -334,12 +360,12 @@ def summary(front: Front, run_of: dict[int, str]) -> dict[str, Any]:
         "dataset": front.dataset,
         "hypervolume": hypervolume(_values(front.configurations), front.reference),
         "hypervolume_without_learned": hypervolume(_values(unlearned), front.reference),
-        "reference": {"action_top1": front.reference[0], "privacy_cmap": front.reference[1]},
+        "reference": {front.task.figure: front.reference[0], "privacy_cmap": front.reference[1]},
         "front_size": len(front.on_front),
         "num_configurations": len(front.configurations),
         "num_points": sum(len(c.points) for c in front.configurations),
         "seeds": front.seeds,
-        "policy": {"least_action_of_raw": front.policy.least_action_of_raw, "least_val_action_top1": front.least_action},
+        "policy": {"least_action_of_raw": front.policy.least_action_of_raw, f"least_{front.task.val_figure}": front.least_action},
         "knee": _describe(front.knee, front, run_of),
         "choice": _describe(front.choice, front, run_of),
         "choice_explained": front.explain_choice(),

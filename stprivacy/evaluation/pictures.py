@@ -25,7 +25,7 @@ def write_pictures(judgement: Judgement, metrics: dict[str, Any], params: Params
     """
     attack = params.evaluate.attack
     reader = ShardReader(judgement.shards, "test")
-    rows = _example_rows(reader.actions)
+    rows = _example_rows(reader.foremost)
     views = ClipViews(reader, params.clip, attack.num_clips, attack.num_crops)
     middle = attack.num_clips * attack.num_crops // 2
     raw = np.stack([views[index][middle] for index in rows])

@@ -1,8 +1,8 @@
 """Every attacker's answers, kept: predictions.npz, from which figures, intervals and comparisons follow without training anything again.
 
-Arrays and text alone, read without running any code in them. Names in the file: `val_actions` (n,), `val_attributes` (n, A),
-`val_keys` and `val_groups` (n,), the same of test, `attributes` (A,), `about` (JSON: method, data set, every point and its attackers), and
-`<point>/<attacker>/<split>`: probabilities (n, O).
+Arrays and text alone, read without running any code in them. Names in the file: `val_actions` (n,), or (n, C) where a clip has several,
+`val_attributes` (n, A), `val_keys` and `val_groups` (n,), the same of test, `attributes` (A,), `about` (JSON: method, data set, every
+point and its attackers), and `<point>/<attacker>/<split>`: probabilities (n, O).
 """
 
 import json

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stprivacy.action_task import Target
 from stprivacy.config import AttackerKind, Clip, Recognizers
 from stprivacy.evaluation.attack_networks import build_attacker
 from stprivacy.evaluation.fitting import judge, predict
@@ -41,7 +42,7 @@ class Reading:
         return untrained(self.name, self.origin, self.seed, val, test, released)
 
 
-def load_attacker(weights: Path, kind: AttackerKind, target: str, num_outputs: int, recognizers: Recognizers, clip: Clip) -> Recognizer:
+def load_attacker(weights: Path, kind: AttackerKind, target: Target, num_outputs: int, recognizers: Recognizers, clip: Clip) -> Recognizer:
     """A trained attacker from its weights. Raises UserError for a file that is missing or of other sizes."""
     network = build_attacker(kind, target, num_outputs, recognizers, clip)
     load_weights(weights, network)

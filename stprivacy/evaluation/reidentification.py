@@ -35,6 +35,11 @@ class RawAndReleased:
     def labels(self, split: Literal["train", "val", "test"]) -> Labels:
         return self.released.labels(split)
 
+    def training_labels(self) -> Labels:
+        labels = self.released.training_labels()  # of each clip its windows, once for raw and once for released
+        own = self._own(np.arange(self.num_training_rows))
+        return Labels(labels.actions[own], labels.attributes[own])
+
     def views(self, split: Literal["val", "test"]) -> np.ndarray:
         return self.released.views(split)
 
@@ -43,8 +48,7 @@ class RawAndReleased:
         return 2 * self.released.num_training_rows
 
     def training_batch(self, rows: np.ndarray, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
-        clip, place = np.divmod(rows, 2 * self.num_windows)
-        is_raw, own = place < self.num_windows, clip * self.num_windows + place % self.num_windows
+        is_raw, own = rows % (2 * self.num_windows) < self.num_windows, self._own(rows)
         batch: Tensor | None = None
         for source, mine in ((self.raw, is_raw), (self.released, ~is_raw)):
             if mine.any():
@@ -53,6 +57,11 @@ class RawAndReleased:
                 batch[torch.from_numpy(np.flatnonzero(mine)).to(part.device)] = part
         assert batch is not None  # there is no batch without rows
         return batch
+
+    def _own(self, rows: np.ndarray) -> np.ndarray:
+        """Their numbers within the release that they are of."""
+        clip, place = np.divmod(rows, 2 * self.num_windows)
+        return np.asarray(clip * self.num_windows + place % self.num_windows)
 
 
 @dataclass(frozen=True)

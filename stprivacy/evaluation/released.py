@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from stprivacy.config import Attack, Channel, Clip, Dataset, config_hash
 from stprivacy.data.boxes import DETECTORS, BoxViews, resolve_boxes
 from stprivacy.data.clips import ClipViews, DatasetInfo, ShardReader
 from stprivacy.data.codec import through_codec
+from stprivacy.data.frame_labels import prevailing
 from stprivacy.errors import UserError
 from stprivacy.evaluation.metrics import Labels
 from stprivacy.fingerprint import fingerprint
@@ -158,12 +159,22 @@ def release(job: ReleaseJob) -> Path:
         write = _write_painted if split == "train" else _write_released
         boxes = BoxViews(views, job.boxes_here(), job.cache) if job.method in BOXED else None
         write(part, split, method, job.kept_share, views, boxes)
-        np.savez(part / f"{split}-labels.npz", actions=reader.actions, attributes=reader.attributes)
+        labels: dict[str, Any] = {"actions": reader.actions, "attributes": reader.attributes} | _frame_labels(views)
+        np.savez(part / f"{split}-labels.npz", **labels)
         count += len(reader)
     seal(part, job.shards, method)
     part.rename(folder)
     print(f"{job.method}: {count} clips released in {time.monotonic() - started:.0f} s (kept share {job.kept_share:g})", flush=True)
     return folder
+
+
+def _frame_labels(views: ClipViews) -> dict[str, np.ndarray]:
+    """The arrays of `FrameLabels`, where frames have labels."""
+    of_videos = views.reader.frame_labels
+    if of_videos is None:
+        return {}
+    frames = np.stack([views.frames(index) for index in range(len(views))])
+    return {"frames": frames, "frame_attributes": np.stack([video[seen] for video, seen in zip(of_videos, frames, strict=True)])}
 
 
 def seal(folder: Path, dataset: Path, method: Method) -> None:
@@ -236,6 +247,16 @@ def _array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     return np.lib.format.open_memmap(path, "w+", dtype, shape)
 
 
+@dataclass(frozen=True)
+class FrameLabels:
+    """What is true of every frame that the views of a split's clips show."""
+
+    frames: np.ndarray
+    """int64 (n, V, T): their numbers within the video."""
+    attributes: np.ndarray
+    """int8 (n, V, T, A) of 0/1; −1 for a frame without a label."""
+
+
 class Released:
     """A release as attackers read it. Nothing of a split is opened before it is asked for."""
 
@@ -250,6 +271,20 @@ class Released:
         """The labels of the clips of a split."""
         with np.load(self.folder / f"{split}-labels.npz") as file:
             return Labels(file["actions"], file["attributes"])
+
+    def frame_labels(self, split: Literal["train", "val", "test"]) -> FrameLabels | None:
+        """The labels of the frames; None where labels are whole videos'."""
+        with np.load(self.folder / f"{split}-labels.npz") as file:
+            return FrameLabels(file["frames"], file["frame_attributes"]) if "frames" in file else None
+
+    def training_labels(self) -> Labels:
+        """The labels of every training window; where frames have labels, what holds in most of its own."""
+        labels, of_frames = self.labels("train"), self.frame_labels("train")
+        windows = self.num_training_rows // len(labels.actions)
+        attributes = labels.attributes.repeat(windows, axis=0)
+        if of_frames is not None:
+            attributes = prevailing(of_frames.attributes.reshape(-1, *of_frames.attributes.shape[2:]), attributes)
+        return Labels(labels.actions.repeat(windows, axis=0), attributes)
 
     def views(self, split: Literal["val", "test"]) -> np.ndarray:
         """Released views of the clips of a split, uint8 (n, V, T, S, S, 3), not yet read into memory."""

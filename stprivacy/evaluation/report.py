@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from stprivacy.action_task import task_of
 from stprivacy.errors import UserError
 
 
@@ -50,17 +51,18 @@ def _rows(path: Path) -> list[Row]:
     rows = []
     for share in dict.fromkeys(point["kept_share"] for point in points):
         same = [point for point in points if point["kept_share"] == share]
-        names = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed")
+        names = task_of(same[0]).named(("action_top1", "privacy_cmap", "privacy_f1", "leak_removed"))
         values = {name: [float(point[name] or "nan") for point in same] for name in names}
         mean = {name: sum(found) / len(found) for name, found in values.items()}
         spread = max(values["privacy_cmap"]) - min(values["privacy_cmap"])
         kept = float(share) if share else None
-        figures = (mean["action_top1"], mean["privacy_cmap"], mean["privacy_f1"], mean["leak_removed"])
-        rows.append(Row(same[0]["method"], kept, *figures, len(same), spread))
+        action, cmap, f1, removed = (mean[name] for name in names)
+        rows.append(Row(same[0]["method"], kept, action, cmap, f1, removed, len(same), spread))
     return rows
 
 
-HEADINGS = ("method", "kept share", "action top-1 ↑", "cMAP ↓", "F1 ↓", "leak removed ↑")
+def _headings(raw: dict[str, Any]) -> tuple[str, ...]:
+    return "method", "kept share", f"action {task_of(raw['action']).title} ↑", "cMAP ↓", "F1 ↓", "leak removed ↑"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -72,14 +74,14 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _floor_cells(raw: dict[str, Any]) -> list[tuple[str, ...]]:
     names = {"chance": "floor: chance", "constant": "floor: constant answer", "action_only": "floor: action label alone"}
     floors = [(title, raw["floors"][name]) for name, title in names.items()]
-    return [(title, "", f"{floor['action_top1']:.3f}", f"{floor['cmap']:.3f}", f"{floor['f1']:.3f}", "") for title, floor in floors]
+    return [(title, "", f"{floor[task_of(floor).figure]:.3f}", f"{floor['cmap']:.3f}", f"{floor['f1']:.3f}", "") for title, floor in floors]
 
 
 def show(results: Path, console: Console | None = None) -> None:
     """Print the table. Raises UserError when there is nothing to show."""
     rows, raw = collect(results)
     table = Table(title=f"{raw['dataset']}: fresh attackers, test split ({raw['num_test_clips']} clips)")
-    for heading in HEADINGS:
+    for heading in _headings(raw):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for row in rows:
         table.add_row(*_cells(row), style="bold" if row.method == "stprivacy" else None)
@@ -93,7 +95,8 @@ def markdown(results: Path) -> str:
     """The table as Markdown, with the AP of each attribute."""
     rows, raw = collect(results)
     attributes = list(raw["privacy"]["ap"])
-    lines = ["| " + " | ".join(HEADINGS) + " |", "| --- |" + " ---: |" * (len(HEADINGS) - 1)]
+    headings = _headings(raw)
+    lines = ["| " + " | ".join(headings) + " |", "| --- |" + " ---: |" * (len(headings) - 1)]
     for row in rows:
         cells = _cells(row)
         lines.append("| " + " | ".join(f"**{cell}**" if cell and row.method == "stprivacy" else cell for cell in cells) + " |")

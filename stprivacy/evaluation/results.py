@@ -9,18 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from stprivacy.action_task import ActionTask
 from stprivacy.config import Params
+from stprivacy.errors import UserError
 from stprivacy.evaluation.beyond_action import strongest_told
 from stprivacy.evaluation.floors import Floor, floors, random_ranking_cmap
+from stprivacy.evaluation.frame_figures import frame_level_figures
 from stprivacy.evaluation.inversion import Inversion
 from stprivacy.evaluation.jobs import AttackResult
 from stprivacy.evaluation.judge import NETWORKS, Judgement, Point
-from stprivacy.evaluation.metrics import Labels, average_precisions, cmap, identity_top1, macro_f1, top1
+from stprivacy.evaluation.metrics import Labels, action_score, average_precisions, cmap, identity_top1, macro_f1
 from stprivacy.evaluation.predictions import NAME, groups_of, save_predictions
 from stprivacy.evaluation.released import LEARNED
 from stprivacy.evaluation.uncertainty import leak_removed, uncertainty
 from stprivacy.models.anonymizers import model_folder
 
+# As they are called where a clip has one action; `ActionTask.named` gives the others.
 POINT_COLUMNS = (
     "method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "val_action_top1", "val_privacy_cmap",
     "action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "on_front", "run_id", "model_path",
@@ -33,8 +37,9 @@ def write_results(judgement: Judgement, params: Params, folder: Path, raw_metric
     released = next(iter(judgement.released.values()))
     train, val, test = released.labels("train"), released.labels("val"), released.labels("test")
     ground = floors(train, test)
-    raw = json.loads(raw_metrics.read_text())["privacy"]["cmap"] if raw_metrics else None
-    rows = [_row(point, judgement.method, figures_of(point, test), ground["chance"].cmap, raw, params) for point in judgement.points]
+    of_raw = json.loads(raw_metrics.read_text()) if raw_metrics else None
+    raw = of_raw["privacy"]["cmap"] if of_raw else None
+    rows = [_row(point, judgement.method, test, ground["chance"].cmap, raw, params) for point in judgement.points]
     main = main_share(judgement, params)
     points = [point for point in judgement.points if point.kept_share == main]
     metrics = _metrics(points, judgement.method, params, test, ground, raw, released.attributes)
@@ -43,7 +48,13 @@ def write_results(judgement: Judgement, params: Params, folder: Path, raw_metric
     val_groups = groups_of(judgement.shards, "val")
     told = [strongest_told(point.privacy, train, val, test, val_groups) for point in points]
     metrics |= uncertainty(points, told, train, test, groups_of(judgement.shards, "test"), released.attributes, raw_metrics)
-    write_csv(folder / "points.csv", POINT_COLUMNS, rows)
+    frames = [point.frame_level for point in points if point.frame_level]
+    if frames:
+        if of_raw and "frame_level" not in of_raw:
+            raise UserError(f"{raw_metrics}: raw clips were judged without labels of frames; run `dvc repro -f evaluate-raw` first")
+        raw_frames = of_raw["frame_level"]["cmap"] if of_raw else None
+        metrics["frame_level"] = frame_level_figures(frames, judgement.released[main], groups_of(judgement.shards, "test"), raw_frames)
+    write_csv(folder / "points.csv", test.action_task.named(POINT_COLUMNS), rows)
     write_csv(folder / "curves.csv", CURVE_COLUMNS, _curves(judgement))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
@@ -56,19 +67,19 @@ def main_share(judgement: Judgement, params: Params) -> float | None:
 
 
 def figures_of(point: Point, test: Labels) -> dict[str, float]:
-    """Test figures of a point: the action attacker's top-1, and the strongest privacy attacker's cMAP and F1."""
+    """Test figures of a point: the action attacker's top-1 (mAP of several), and the strongest privacy attacker's cMAP and F1."""
     seen = point.strongest.test
-    found = {"action_top1": top1(point.action.test, test.actions), "privacy_cmap": cmap(seen, test.present)}
+    found = {test.action_task.figure: action_score(point.action.test, test), "privacy_cmap": cmap(seen, test.present)}
     return found | {"privacy_f1": macro_f1(seen, test.present)}
 
 
-def _row(point: Point, method: str, figures: dict[str, float], chance: float, raw: float | None, params: Params) -> dict[str, Any]:
-    learned = method in LEARNED
+def _row(point: Point, method: str, test: Labels, chance: float, raw: float | None, params: Params) -> dict[str, Any]:
+    learned, figures = method in LEARNED, figures_of(point, test)
     return figures | {
         "method": method, "keep_ratio": point.keep_ratio, "kept_share": point.kept_share, "seed": point.seed,
         "action_weight": params.train.action_weight if learned else None,
         "privacy_weight": params.train.privacy_weight if learned else None,
-        "val_action_top1": point.action.val_score, "val_privacy_cmap": point.strongest.val_score,
+        test.action_task.val_figure: point.action.val_score, "val_privacy_cmap": point.strongest.val_score,
         "leak_removed": _or_null(leak_removed(figures["privacy_cmap"], figures["privacy_cmap"] if raw is None else raw, chance)),
         "model_path": model_folder(method).as_posix() if learned else None,
     }  # fmt: skip
@@ -78,7 +89,7 @@ def _metrics(
     points: list[Point], method: str, params: Params, test: Labels, ground: dict[str, Floor], raw: float | None, attributes: tuple[str, ...]
 ) -> dict[str, Any]:
     """The contract's metrics.json: means over the attackers' seeds, and their spread where there are several."""
-    figures = [figures_of(point, test) for point in points]
+    figures, task = [figures_of(point, test) for point in points], test.action_task
     mean = {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
     precisions = np.mean([average_precisions(point.strongest.test, test.present) for point in points], axis=0)
     first = points[0]
@@ -88,11 +99,11 @@ def _metrics(
         "seed": params.train.seed,
         "keep_ratio": first.keep_ratio,
         "kept_share": first.kept_share,
-        "action": {"top1": mean["action_top1"]},
+        "action": {task.name: mean[task.figure]},
         "privacy": {"cmap": mean["privacy_cmap"], "f1": mean["privacy_f1"], "ap": _by_attribute(attributes, precisions)},
         "attackers": {result.name: _attacker(result, test, attributes) for result in (first.action, *first.privacy)},
         "strongest_attacker": first.strongest.name,
-        "floors": {name: _floor(floor, attributes) for name, floor in ground.items()},
+        "floors": {name: _floor(floor, attributes, task) for name, floor in ground.items()},
         "random_ranking_cmap": random_ranking_cmap(test),
         "leak_removed": _or_null(leak_removed(mean["privacy_cmap"], mean["privacy_cmap"] if raw is None else raw, ground["chance"].cmap)),
         "num_test_clips": len(test.actions),
@@ -113,7 +124,7 @@ def _inversion(found: Inversion, test: Labels) -> dict[str, Any]:
         "psnr": found.decoded.psnr,
         "ssim": found.decoded.ssim,
         "epochs": found.epochs,
-        "action_top1": found.action_top1,
+        test.action_task.figure: found.action,
     }
     about |= {"floors": {"released": asdict(found.released), "constant": asdict(found.constant)}}
     if found.readings:
@@ -126,16 +137,16 @@ def _attacker(result: AttackResult, test: Labels, attributes: tuple[str, ...]) -
     about: dict[str, Any] = {"val_score": result.val_score, "fitted": result.fitted}
     if result.curve:  # others were trained elsewhere, or not at all
         about |= {"epochs": len(result.curve), "train_loss": result.train_loss}
-    if result.target == "action":
-        return {"top1": top1(result.test, test.actions)} | about
+    if result.target != "privacy":
+        return {test.action_task.name: action_score(result.test, test)} | about
     precisions = _by_attribute(attributes, average_precisions(result.test, test.present))
     figures: dict[str, Any] = {"cmap": cmap(result.test, test.present), "f1": macro_f1(result.test, test.present)}
     identity = identity_top1(result.test, test)
     return figures | ({} if identity is None else {"identity_top1": identity}) | {"ap": precisions} | about
 
 
-def _floor(floor: Floor, attributes: tuple[str, ...]) -> dict[str, Any]:
-    return asdict(floor) | {"ap": _by_attribute(attributes, np.array(floor.ap))}
+def _floor(floor: Floor, attributes: tuple[str, ...], task: ActionTask) -> dict[str, Any]:
+    return {"cmap": floor.cmap, "f1": floor.f1, task.figure: floor.action, "ap": _by_attribute(attributes, np.array(floor.ap))}
 
 
 def _by_attribute(attributes: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:

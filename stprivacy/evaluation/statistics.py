@@ -25,7 +25,7 @@ class Difference:
     low: float
     high: float
     p: float
-    """Two-sided: how often resampling turns the sign, of cMAP or AP; McNemar's exact test, of the action."""
+    """Two-sided: how often resampling turns the sign, of cMAP, mAP or AP; McNemar's exact test, of top-1."""
 
 
 def resamples(groups: np.ndarray, num: int = RESAMPLES, seed: int = 0) -> np.ndarray:

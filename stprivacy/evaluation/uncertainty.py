@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stprivacy.action_task import ONE_ACTION
 from stprivacy.evaluation.beyond_action import ToldTheAction
 from stprivacy.evaluation.floors import answer_from_action
 from stprivacy.evaluation.judge import Point
@@ -42,13 +43,12 @@ def uncertainty(
     """
     times = resamples(groups)
     aps = _mean([resampled_aps(point.strongest.test, test.present, times) for point in points])
-    right = _mean([point.action.test.argmax(1) == test.actions for point in points])
     beyond, beyond_interval = _beyond_action(told, train, test, times, attributes)
     intervals = {
         "level": LEVEL,
         "resamples": RESAMPLES,
         "groups": len(np.unique(groups)),
-        "action_top1": interval(resampled_share(right, times)),
+        test.action_task.figure: interval(resampled_action([point.action.test for point in points], test, times)),
         "privacy_cmap": interval(macro(aps)),
         "privacy_f1": interval(_mean([resampled_f1(point.strongest.test, test.present, times) for point in points])),
         "ap": {name: interval(aps[:, place]) for place, name in enumerate(attributes)},
@@ -56,6 +56,13 @@ def uncertainty(
         "leak_beyond_action": beyond_interval,
     }
     return {"leak_beyond_action": beyond, "intervals": intervals}
+
+
+def resampled_action(answers: Sequence[np.ndarray], test: Labels, times: np.ndarray) -> np.ndarray:
+    """The action figure (R,), the mean over `answers`, each (n, C) probabilities."""
+    if test.action_task is ONE_ACTION:
+        return resampled_share(_mean([answer.argmax(1) == test.actions for answer in answers]), times)
+    return _mean([macro(resampled_aps(answer, test.truth("actions"), times)) for answer in answers])
 
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:

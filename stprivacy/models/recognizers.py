@@ -1,7 +1,7 @@
 """Networks that predict the action or the attributes from a clip: recognizers, adversaries and attackers are all of these.
 
-Each is features (B, F) and a linear head, so that a closed-form adversary can read the features of any of them.
-B batch, T frames, C channels, F features.
+Each is features (B, F) and a linear head, so that a closed-form adversary can read the features of any of them. `clip_statistics` are
+features that need no network. B batch, T frames, C channels, G side of the small picture, F features.
 """
 
 import math
@@ -18,6 +18,9 @@ from stprivacy.models.vit import EPSILON, Block, TubeletEmbedding, fold, init_tr
 CONTRAST = 4.0
 """The CNNs see (clip − 0.5) · 4: about unit variance."""
 NUM_GROUPS = 4
+GRID = 12
+"""Rows and columns of the small picture of `clip_statistics`."""
+NUM_STATISTICS = 3 * 3 * GRID * GRID
 
 
 class Recognizer(nn.Module):
@@ -141,6 +144,17 @@ class VideoTransformer(Recognizer):
             tokens = block(tokens, keep)
         mean = tokens.mean(1) if keep is None else (tokens * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
         return cast(Tensor, self.fc_norm(mean))
+
+
+def clip_statistics(clips: Tensor) -> Tensor:
+    """Features (B, 3·3·G·G) of `clips` (B, 3, T, H, W) in [0, 1]: mean, standard deviation and mean change over time of every small pixel.
+
+    Differentiable everywhere: torch takes 0 for the slopes of |x| and of a standard deviation at 0, where a place never changes.
+    """
+    small = F.adaptive_avg_pool3d(clips, (clips.shape[2], GRID, GRID))  # (B, 3, T, G, G)
+    change = (small[:, :, 1:] - small[:, :, :-1]).abs()
+    parts = (small.mean(2), small.std(2, correction=0), change.mean(2) if clips.shape[2] > 1 else torch.zeros_like(small[:, :, 0]))
+    return torch.cat([part.flatten(1) for part in parts], 1)
 
 
 def _normed(convolution: nn.Conv2d | nn.Conv3d) -> list[nn.Module]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stprivacy.action_task import task_of
 from stprivacy.config import Params
 from stprivacy.errors import UserError
 from stprivacy.release.model import config_at
@@ -44,8 +45,9 @@ class Evidence:
     def precisions_of(self, entry: Entry) -> dict[str, float | None]:
         """AP by attribute from the metrics.json that holds this entry's very figures; empty where no file does."""
         for metrics in self.judged:
-            found = (metrics["keep_ratio"] or 1.0, metrics["action"]["top1"], metrics["privacy"]["cmap"])
-            own = (entry.keep_ratio, entry.figures["action_top1"], entry.figures["privacy_cmap"])
+            task = task_of(entry.figures)
+            found = (metrics["keep_ratio"] or 1.0, metrics["action"].get(task.name, math.nan), metrics["privacy"]["cmap"])
+            own = (entry.keep_ratio, entry.figures[task.figure], entry.figures["privacy_cmap"])
             if all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(found, own, strict=True)):
                 precisions: dict[str, float | None] = metrics["privacy"]["ap"]
                 return precisions
@@ -77,6 +79,7 @@ def _what(entry: Entry) -> str:
 
 
 def _how(entry: Entry, evidence: Evidence, params: Params) -> str:
+    task = task_of(entry.figures)
     counts = ", ".join(f"{evidence.num_videos.get(split, 0)} {split}" for split in ("train", "val", "test"))
     beside = [name for name in params.evaluate.attack.extra if name != "reidentification"]  # that one is told apart, and doesn't count
     kinds = ", ".join(f"privacy-{kind}" for kind in params.evaluate.attack.kinds) + ("; beside them " if beside else "") + ", ".join(beside)
@@ -89,15 +92,19 @@ def _how(entry: Entry, evidence: Evidence, params: Params) -> str:
         f"- **Data:** {params.dataset.name}, {counts} videos. `val` was withheld from all training and chose; `test` is only reported.",
         f"- **Training:** privacy weight {entry.privacy_weight:g}, action weight {entry.action_weight:g} (`{entry.folder.as_posix()}`).",
         f"- **Attackers:** fresh recognizers trained on released training clips ({kinds}); the strongest on val counts.",
-        f"- **On val:** action top-1 {entry.figures['val_action_top1']:.3f}, cMAP {entry.figures['val_privacy_cmap']:.3f}. {seeds}",
+        f"- **On val:** action {task.title} {entry.figures[task.val_figure]:.3f}, cMAP {entry.figures['val_privacy_cmap']:.3f}. {seeds}",
     ])  # fmt: skip
 
 
 def _table(entry: Entry, evidence: Evidence) -> list[str]:
+    task = task_of(evidence.raw["action"])
     raw, floors, own = evidence.raw, evidence.raw["floors"], evidence.precisions_of(entry)
     lines = [f"| test split | this release | raw video | {' | '.join(COLUMNS.values())} |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     rows: list[tuple[str, list[float | None]]] = [
-        ("action top-1 ↑", [entry.figures.get("action_top1"), raw["action"]["top1"], *(floors[name]["action_top1"] for name in COLUMNS)]),
+        (
+            f"action {task.title} ↑",
+            [entry.figures.get(task.figure), raw["action"][task.name], *(floors[name][task.figure] for name in COLUMNS)],
+        ),
         ("cMAP ↓", [entry.figures.get("privacy_cmap"), raw["privacy"]["cmap"], *(floors[name]["cmap"] for name in COLUMNS)]),
         ("F1 ↓", [entry.figures.get("privacy_f1"), raw["privacy"]["f1"], *(floors[name]["f1"] for name in COLUMNS)]),
     ]

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stprivacy.action_task import task_of
 from stprivacy.errors import UserError
 from stprivacy.evaluation.released import LEARNED
 from stprivacy.models.checkpoints import CONFIG, WEIGHTS
 from stprivacy.release.model import config_at, content_hash
 
+# As they are called where a clip has one action; `ActionTask.named` gives the others.
 FIGURES = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_action_top1", "val_privacy_cmap")
 SPREAD_OF = ("val_action_top1", "val_privacy_cmap")
 
@@ -68,8 +70,9 @@ def entries_of(points: list[dict[str, Any]], choice: dict[str, Any] | None) -> l
         first = own[0]
         alike = _configuration(first)
         family = [point for other, point in zip(configurations, learned, strict=True) if other == alike]
-        spread = {name: _spread(family, name) for name in SPREAD_OF} if len(family) > 1 else {}
-        figures = {name: _mean(own, name) for name in FIGURES}
+        task = task_of(first)
+        spread = {name: _spread(family, name) for name in task.named(SPREAD_OF)} if len(family) > 1 else {}
+        figures = {name: _mean(own, name) for name in task.named(FIGURES)}
         entries.append(
             Entry(
                 content=content,

@@ -1,12 +1,13 @@
 """candidate → challenger → champion, and when a version is refused: worse on the policy than the champion, beyond the seeds' spread.
 
-The policy asks for the least cMAP among those whose action top-1 reaches a bar, a share of raw video's. Only val figures count, as
+The policy asks for the least cMAP among those whose action figure reaches a bar, a share of raw video's. Only val figures count, as
 they stand in the versions' tags.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from stprivacy.action_task import ONE_ACTION, ActionTask, task_of
 from stprivacy.errors import RunError, UserError
 from stprivacy.release.registry import ALIASES, CANDIDATE, CHALLENGER, CHAMPION, Version, connected, list_versions, with_alias
 
@@ -22,20 +23,22 @@ class Standing:
     action: float
     cmap: float
     bar: float
-    """Least action top-1 that the policy of its registration asked for."""
+    """Least action figure that the policy of its registration asked for."""
     judged_on: str
     """Equal where figures can be compared: the same clips, the same attackers."""
     spread_action: float | None
     spread_cmap: float | None
+    task: ActionTask = ONE_ACTION
 
     @classmethod
     def of(cls, version: Version) -> "Standing":
         """Raises UserError when a version lacks the tags that `register` writes."""
-        tags = version.tags
+        tags, task = version.tags, task_of(version.tags)
+        names = task.named(("val_action_top1", "val_privacy_cmap", "least_val_action_top1"))
         try:
-            action, cmap, bar = (float(tags[name]) for name in ("val_action_top1", "val_privacy_cmap", "least_val_action_top1"))
-            spreads = [float(tags[name]) if name in tags else None for name in ("spread_val_action_top1", "spread_val_privacy_cmap")]
-            return cls(version.origin, action, cmap, bar, tags["judged_on"], *spreads)
+            action, cmap, bar = (float(tags[name]) for name in names)
+            spreads = [float(tags[name]) if name in tags else None for name in (f"spread_{names[0]}", f"spread_{names[1]}")]
+            return cls(version.origin, action, cmap, bar, tags["judged_on"], spreads[0], spreads[1], task)
         except (KeyError, ValueError) as error:
             raise UserError(f"{version.origin}: tag {error} is missing or no number; `dvc repro -f register` writes them") from None
 
@@ -63,13 +66,13 @@ def compare(newcomer: Standing, champion: Standing) -> Comparison:
     objection = None
     if champion.action >= newcomer.bar and newcomer.action < newcomer.bar - action_spread:
         objection = (
-            f"its val action top-1 {newcomer.action:.3f} is below the policy's {newcomer.bar:.3f} by more than the spread "
+            f"its val action {newcomer.task.title} {newcomer.action:.3f} is below the policy's {newcomer.bar:.3f} by more than the spread "
             f"{action_spread:.3f}, and {champion.origin} has {champion.action:.3f}"
         )
     elif champion.action < newcomer.bar and newcomer.action < min(newcomer.bar, champion.action - action_spread):
         objection = (
-            f"neither reaches the policy's action {newcomer.bar:.3f}, and its val action top-1 {newcomer.action:.3f} is below "
-            f"{champion.action:.3f} of {champion.origin} by more than the spread {action_spread:.3f}"
+            f"neither reaches the policy's action {newcomer.bar:.3f}, and its val action {newcomer.task.title} {newcomer.action:.3f} is "
+            f"below {champion.action:.3f} of {champion.origin} by more than the spread {action_spread:.3f}"
         )
     elif champion.action >= newcomer.bar and newcomer.cmap > champion.cmap + cmap_spread:
         objection = (

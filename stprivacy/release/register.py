@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stprivacy.action_task import task_of
 from stprivacy.config import Params, config_hash
 from stprivacy.fingerprint import fingerprint
 from stprivacy.release.card import Evidence, card
@@ -64,13 +65,15 @@ def _version_of(client: "MlflowClient", name: str, entry: Entry, run_id: str) ->
 def _common_tags(params: Params, run: Run, results: Path, shards: Path) -> dict[str, str]:
     """Tags that all versions of one front share: what they were made from, and the bar that the policy sets."""
     lock = Path("dvc.lock")
-    raw = [point["val_action_top1"] for point in read_points(results / "evaluate" / "raw" / "points.csv")]
+    points = read_points(results / "evaluate" / "raw" / "points.csv")
+    figure = task_of(points[0]).val_figure
+    raw = [point[figure] for point in points]
     least = params.pareto.policy.least_action_of_raw * sum(raw) / len(raw)
     return {
         "dataset": params.dataset.name,
         "git.commit": run.client.get_run(run.id).data.tags["git.commit"],
         "dvc.lock_md5": hashlib.md5(lock.read_bytes()).hexdigest() if lock.exists() else "none",
-        "least_val_action_top1": _number(least),
+        f"least_{figure}": _number(least),
         "judged_on": judged_on(params, shards),
     }
 

@@ -107,9 +107,9 @@ class Drawer:
 
     def kinds(self) -> list[str]:
         """What can be asked of these clips; fills `left_out`."""
-        found = [ACTION] if len(np.unique(self.actions)) > 1 else []
+        found = [ACTION] if len(np.unique(self.actions)) > 1 and not self.clips.several_actions else []
         if not found:
-            self.left_out.append("action: all clips show the same one")
+            self.left_out.append(f"action: {'a clip shows several' if self.clips.several_actions else 'all clips show the same one'}")
         if are_persons(self.clips):
             return [*found, PERSON] if self._persons_can_be_asked() else found
         for column, name in enumerate(self.clips.attribute_names):

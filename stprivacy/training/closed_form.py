@@ -42,9 +42,9 @@ class ClosedFormAdversary:
         return self._drawn[1] + self.raw_trained
 
     def r2(self, features: Sequence[Tensor], attributes: Tensor, step: int) -> Tensor:
-        """Leave-one-out R² (networks, A) on a global batch, learned from it and from the batches remembered.
+        """Leave-one-out R² (feature sets, A) on a global batch, learned from it and from the batches remembered.
 
-        `features`: (G, F) a network, alive where a gradient is wanted; `attributes`: (G, A). The batch is remembered for later steps.
+        `features`: (G, F) a feature set, alive where a gradient is wanted; `attributes`: (G, A). The batch is remembered for later steps.
         """
         draw = step // self.settings.redraw
         past = [(rows, labels) for when, rows, labels in self._memory if when < step and when // self.settings.redraw == draw]

@@ -169,7 +169,7 @@ def game_hash(params: Params, shards: Path, recognizers: Path) -> str:
 
 def _inputs(shards: Path, recognizers: Path) -> str:
     """What a run is made from beside numbers: clips (their index holds checksums), recognizers, and the code that trains."""
-    code = code_fingerprint("training", "models", "data/clips.py", "randomness.py")
+    code = code_fingerprint("training", "models", "data/clips.py", "data/frame_labels.py", "randomness.py")
     return fingerprint(shards / "index.jsonl", recognizers) + code
 
 

@@ -1,6 +1,6 @@
 """The losses that the game is made of. Each takes tensors and gives a scalar; none knows a network or a phase.
 
-B clips, A attributes, L slices, N tokens a slice, F features.
+B clips, A attributes, C actions, L slices, N tokens a slice, F features.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def action_loss(logits: Tensor, actions: Tensor) -> Tensor:
+    """Cross-entropy of `logits` (B, C) with the actions' numbers (B,); mean BCE with `actions` (B, C) of 0/1 where clips have several."""
+    if actions.ndim == 1:
+        return F.cross_entropy(logits, actions)
+    return F.binary_cross_entropy_with_logits(logits, actions)
 
 
 def ratio_loss(decisions: Sequence[Tensor], keep_ratio: float, per: Literal["slice", "clip"] = "slice") -> Tensor:

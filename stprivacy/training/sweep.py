@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stprivacy.action_task import ONE_ACTION, task_of
 from stprivacy.training.distributed import DRIVER_ENVIRONMENT, NOT_IN_THE_RESULT, cluster, fit, run_tasks
 
 os.environ.update(DRIVER_ENVIRONMENT)  # not in `cluster` alone: here Ray is imported before
@@ -160,7 +161,8 @@ class Suggestions(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         found = None
         if result and result.get("status") == "finished":
-            found = (result["figures/val_action_top1"], result["figures/val_leak"])
+            task = task_of(name.removeprefix("figures/") for name in result)
+            found = (result[f"figures/{task.val_figure}"], result["figures/val_leak"])
         self.space.tell(self.open.pop(trial_id), found)
 
     def save(self, checkpoint_path: str) -> None:
@@ -239,10 +241,11 @@ def write_outputs(ended: list[Ended], outputs: dict[str, Path]) -> None:
         shutil.copytree(one.trial.folder / "model", fresh["models"] / name)
         about = {"seed": one.trial.configuration.seed, "run_id": one.run_id, "model_path": (outputs["models"] / name).as_posix()}
         rows = [row | about for row in read_points(one.trial.folder)]
-        write_csv(fresh["results"] / name / "points.csv", POINT_COLUMNS, rows)
+        write_csv(fresh["results"] / name / "points.csv", task_of(rows[0]).named(POINT_COLUMNS), rows)
         points.extend(rows)
-    write_csv(fresh["results"] / "points.csv", POINT_COLUMNS, points)
-    write_csv(fresh["results"] / "trials.csv", TRIAL_COLUMNS, [trial_row(one) for one in ended])
+    task = task_of(points[0]) if points else ONE_ACTION
+    write_csv(fresh["results"] / "points.csv", task.named(POINT_COLUMNS), points)
+    write_csv(fresh["results"] / "trials.csv", task.named(TRIAL_COLUMNS), [trial_row(one) for one in ended])
     for kind, folder in outputs.items():
         shutil.rmtree(folder, ignore_errors=True)
         fresh[kind].rename(folder)
@@ -253,7 +256,7 @@ def trial_row(ended: Ended) -> dict[str, Any]:
     configuration, figures = ended.trial.configuration, ended.outcome.figures
     about = asdict(configuration) | {"trial": configuration.name, "keep_ratio": ended.trial.params.model.keep_ratio}
     about |= {"status": ended.outcome.status, "reason": ended.outcome.reason, "run_id": ended.run_id}
-    return about | {name: figures[name] for name in TRIAL_COLUMNS if name in figures}
+    return about | {name: figures[name] for name in task_of(figures).named(TRIAL_COLUMNS) if name in figures}
 
 
 def _note(ended: list[Ended]) -> str:

@@ -4,7 +4,7 @@
     adversarial  anonymizer player: L_spars + action_weight · L_action + privacy_weight · (privacy objective), adversaries frozen;
                  adversary player: its own cross-entropy on released clips, detached
 
-B clips of this part, G clips of the global batch, A attributes, F features.
+B clips of this part, G clips of the global batch, A attributes, C actions, F features.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from stprivacy.models.anonymizer import Anonymizer, Painted, expand_keep
 from stprivacy.models.anonymizers import AnyAnonymizer
 from stprivacy.models.channel import transmit
 from stprivacy.models.checkpoints import fresh_recognizer
+from stprivacy.models.recognizers import clip_statistics
 from stprivacy.randomness import keyed_generator, keyed_gumbel, keyed_normal, keyed_seed
 from stprivacy.training import objectives
 from stprivacy.training.closed_form import ClosedFormAdversary
@@ -32,7 +33,7 @@ class Batch:
     """One of the equal parts of a global batch, in its order: worker by worker, micro-batch by micro-batch."""
 
     clips: Tensor  # (B, 3, T, H, W) in [0, 1]
-    actions: Tensor  # (B,) int64
+    actions: Tensor  # (B,) int64, or (B, C) of 0/1 where clips have several
     attributes: Tensor  # (B, A) of 0/1
     samples: tuple[int, ...]  # which training clips these are: the key of their randomness
     step: int
@@ -96,7 +97,7 @@ class Game:
         ease = objectives.ramp(batch.step - weights.full_steps, weights.ease_steps) if keep_ratio < 1 else 0.0
         loss, metrics = _weighted_sum(
             {
-                "action": (weights.action_weight, F.cross_entropy(_run(self.networks.action, released), batch.actions)),
+                "action": (weights.action_weight, objectives.action_loss(_run(self.networks.action, released), batch.actions)),
                 "reconstruction": (
                     weights.reconstruction_weight,
                     objectives.reconstruction_loss(batch.clips, painted.pixels.float(), keep),
@@ -120,7 +121,7 @@ class Game:
         networks.adversaries.requires_grad_(True)
         hidden = self._privacy_objectives(answers, batch)
         terms = {
-            "action": (train.action_weight, F.cross_entropy(_run(networks.action, released), batch.actions)),
+            "action": (train.action_weight, objectives.action_loss(_run(networks.action, released), batch.actions)),
             "privacy": (train.privacy_weight * ease, hidden.mean() if game.combine == "mean" else hidden[self._strongest(hidden, batch)]),
             "ratio": (train.ratio_weight, objectives.ratio_loss(painted.decisions, keep_ratio, train.ratio_per)),
             "polarisation": (train.polarisation_weight, objectives.polarisation_loss(painted.probabilities)),
@@ -129,7 +130,7 @@ class Game:
             rate = objectives.rate_loss(painted.pixels.float(), self._keep_pixels(painted, batch.clips), self.channel.noise)
             terms["rate"] = (game.rate_weight * ease, rate)
         if networks.reference is not None:
-            terms["reference"] = (game.reference_weight, F.cross_entropy(_run(networks.reference, released), batch.actions))
+            terms["reference"] = (game.reference_weight, objectives.action_loss(_run(networks.reference, released), batch.actions))
         if game.closed_form.weight:
             terms["closed_form"] = (game.closed_form.weight * ease, self._closed_form_r2(released, batch).relu().mean())
         loss, metrics = _weighted_sum(terms)
@@ -209,32 +210,34 @@ class Game:
         features are the ones that the pass with gradients sees again.
         """
         game, strongest = self.train.game, None
-        networks = self._closed_form_networks(parts[0].step) if game.closed_form.weight else []
-        if len(parts) == 1 or not (networks or game.combine == "strongest"):
+        attacked = game.closed_form.weight > 0
+        if len(parts) == 1 or not (attacked or game.combine == "strongest"):
             return list(parts)
         with torch.no_grad():
             seen, hidden = [], []
             for part in parts:
                 painted = self._paint(part, self._keep_ratio(part.step), exact=bool(game.sampled_kept_share))
                 released = self._release(painted, part, noisy=True)
-                seen.append([*(_features(network, released) for network in networks), part.attributes])
+                seen.append([*(self._closed_form_features(released, part.step) if attacked else ()), part.attributes])
                 if game.combine == "strongest":
                     answers = [_run(adversary, released) for adversary in self.networks.adversaries]
                     hidden.append(self._privacy_objectives(answers, part))
             if hidden:
                 strongest = self._strongest(torch.stack(hidden).mean(0), parts[0])
-            peers = tuple(self.gather(torch.cat(rows)) for rows in zip(*seen, strict=True)) if networks else ()
+            peers = tuple(self.gather(torch.cat(rows)) for rows in zip(*seen, strict=True)) if attacked else ()
         return [replace(part, peers=peers, strongest=strongest) for part in parts]
 
     def _closed_form_r2(self, released: Tensor, batch: Batch) -> Tensor:
-        """R² of the closed-form adversary, (networks, A), over the global batch, with gradients to this part's release."""
-        live = [_features(network, released) for network in self._closed_form_networks(batch.step)]
+        """R² of the closed-form adversary, (feature sets, A), over the global batch, with gradients to this part's release."""
+        live = self._closed_form_features(released, batch.step)
         *features, attributes = batch.peers or tuple(self.gather(rows.detach()) for rows in [*live, batch.attributes])
         coupled = [_in_global_batch(mine, peers, batch) for mine, peers in zip(live, features, strict=True)]
         return self.closed_form.r2(coupled, attributes, batch.step)
 
-    def _closed_form_networks(self, step: int) -> list[nn.Module]:
-        return self.closed_form.networks(step, *_where(self.networks.action))
+    def _closed_form_features(self, released: Tensor, step: int) -> list[Tensor]:
+        """What the closed-form adversary reads of released clips: a feature set (B, F) a network, and the statistics if they are on."""
+        sets = [_features(network, released) for network in self.closed_form.networks(step, *_where(self.networks.action))]
+        return [*sets, clip_statistics(released)] if self.train.game.closed_form.statistics else sets
 
     # ------------------------------------------------------------------------------------------------ from clip to release
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from stprivacy import tracking
+from stprivacy.action_task import task_of
 from stprivacy.config import Params, config_hash
 from stprivacy.errors import RunError, UserError
 from stprivacy.evaluation.floors import action_only
@@ -32,13 +33,13 @@ from stprivacy.training.space import Configuration
 from stprivacy.training.worker import TrainingJob
 
 JUDGED_BY = (
-    "attack_networks", "attackers", "beyond_action", "fitting", "floors", "inversion", "jobs", "judge", "linear", "metrics", "pictures",
-    "predictions", "readings", "reidentification", "released", "results", "statistics", "uncertainty",
+    "attack_networks", "attackers", "beyond_action", "fitting", "floors", "frame_figures", "frame_level", "inversion", "jobs", "judge",
+    "linear", "metrics", "pictures", "predictions", "readings", "reidentification", "released", "results", "statistics", "uncertainty",
 )  # fmt: skip
 """Modules of stprivacy.evaluation that a trial's figures, and the pictures beside them, come from."""
 MADE_BY = (
-    "training", "models", "data/clips.py", "data/codec.py", "data/video.py", "randomness.py",
-    *(f"evaluation/{name}.py" for name in JUDGED_BY),
+    "training", "models", "data/clips.py", "data/codec.py", "data/frame_labels.py", "data/video.py", "randomness.py",
+    "action_task.py", *(f"evaluation/{name}.py" for name in JUDGED_BY),
 )  # fmt: skip
 """All code that a trial's result comes from. Without boxes: those are for methods that hide them, which no trial is."""
 
@@ -77,7 +78,7 @@ class Outcome:
     """Epochs played."""
     figures: dict[str, float] = field(default_factory=dict)
     """Of a finished trial at its own kept share: val_action_top1, val_privacy_cmap, val_leak (above the action-only floor),
-    action_top1, privacy_cmap, privacy_f1, and leak_removed where raw clips leak anything."""
+    action_top1, privacy_cmap, privacy_f1, and leak_removed where raw clips leak anything. The action's name is its task's."""
 
 
 @dataclass(frozen=True)
@@ -222,12 +223,13 @@ def _write_judgement(found: Judgement, trial: Trial, folder: Path) -> dict[str, 
     own = [point for point in found.points if point.kept_share == share]
     released = found.released[share]
     floor = action_only(released.labels("train"), released.labels("val")).cmap
+    task = task_of(metrics["action"])
     cmap_on_val = float(np.mean([point.strongest.val_score for point in own]))
     figures = {
-        "val_action_top1": float(np.mean([point.action.val_score for point in own])),
+        task.val_figure: float(np.mean([point.action.val_score for point in own])),
         "val_privacy_cmap": cmap_on_val,
         "val_leak": max(0.0, cmap_on_val - floor),
-        "action_top1": metrics["action"]["top1"],
+        task.figure: metrics["action"][task.name],
         "privacy_cmap": metrics["privacy"]["cmap"],
         "privacy_f1": metrics["privacy"]["f1"],
     }
@@ -245,7 +247,7 @@ def _track(run: tracking.Run, trial: Trial, outcome: Outcome) -> None:
         for epoch, means in enumerate(_epoch_means(folder / "history.csv", outcome.epochs), start=1):
             run.later(means, epoch)
         run.flush()
-    if outcome.status == "finished" and not run.knows("action_top1"):
+    if outcome.status == "finished" and not run.knows(task_of(outcome.figures).figure):
         metrics = json.loads((folder / "results" / "metrics.json").read_text())
         pictures = {file.stem: file for file in (folder / "results").glob("*.png")}
         show_raw = trial.params.dataset.kind == "vp-synth" or trial.params.tracking.log_raw_clips
@@ -277,9 +279,10 @@ def said_of(outcome: Outcome) -> str:
     figures = outcome.figures
     if not figures:
         return f"{outcome.status}: {outcome.reason}"
+    task = task_of(figures)
     removed = f", leak removed {figures['leak_removed']:.2f}" if "leak_removed" in figures else ""
     return (
-        f"action {figures['action_top1']:.3f} (val {figures['val_action_top1']:.3f}), cMAP {figures['privacy_cmap']:.3f} "
+        f"action {figures[task.figure]:.3f} (val {figures[task.val_figure]:.3f}), cMAP {figures['privacy_cmap']:.3f} "
         f"(val {figures['val_privacy_cmap']:.3f}){removed}"
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from stprivacy.config import Params
 from stprivacy.data.clips import ClipViews, ShardReader
@@ -58,8 +59,7 @@ def run_worker(
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     reader = ShardReader(job.shards, "train")
     batches = GlobalBatches(reader, params.clip, train, rank, world_size, device)
-    constant_answer = math.log(len(reader.info.actions))
-    give_up = GiveUp(params.sweep.grace_epochs, params.sweep.hopeless * constant_answer) if job.is_trial else None
+    give_up = GiveUp(params.sweep.grace_epochs, params.sweep.hopeless * constant_loss(reader)) if job.is_trial else None
     recorder = Recorder(params, rank, world_size, save, job.tracking_run, track_steps=not job.is_trial, give_up=give_up)
     reached = Progress.read(checkpoint) if checkpoint else None
     if reached and reached.stopped:
@@ -82,6 +82,14 @@ def run_worker(
     adversary = build_engine(adversary_player(game.networks, train, num_steps * train.game.adversary_steps), train, batches.num_parts)
     phase = Phase("game", train.game.epochs, game, anonymizer, adversary, train.game.adversary_steps)
     play(phase, batches, recorder.restore(phase, checkpoint), recorder)
+
+
+def constant_loss(reader: ShardReader) -> float:
+    """The action loss, in nats, of saying the same of every clip: all actions alike; or each at its share, where clips have several."""
+    if not reader.info.several_actions:
+        return math.log(len(reader.info.actions))
+    shares = torch.from_numpy(reader.actions).mean(0)
+    return float(F.binary_cross_entropy(shares, shares))
 
 
 def _game(

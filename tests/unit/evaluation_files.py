@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stprivacy.config import Attack, Channel, Clip, Model, Params, Recognizers, load_params
+from stprivacy.data.frame_labels import spans_of
 from stprivacy.data.shards import write_shards
 from stprivacy.evaluation.jobs import AttackJob, AttackResult, Epoch, attacker_name
 from stprivacy.evaluation.judge import Judgement, Point
@@ -44,9 +45,11 @@ def tiny_params(**attack: object) -> Params:
 
 
 def write_dataset(
-    folder: Path, clips: dict[str, np.ndarray], actions: dict[str, np.ndarray], attributes: dict[str, np.ndarray]
-) -> Path:
-    """Shards of clips uint8 (n, F, H, W, 3) with actions (n,) and attributes (n, A), each by split."""
+    folder: Path, clips: dict[str, np.ndarray], actions: dict[str, np.ndarray], attributes: dict[str, np.ndarray],
+    of_frames: dict[str, np.ndarray] | None = None,
+) -> Path:  # fmt: skip
+    """Shards of clips uint8 (n, F, H, W, 3), each by split, with actions (n,) or (n, C) of 0/1, attributes (n, A), and those of frames
+    int8 (n, F, A)."""
     (folder / "clips" / "clips").mkdir(parents=True)
     rows = []
     for split, frames in clips.items():
@@ -54,12 +57,14 @@ def write_dataset(
             key = f"{split}{index:04d}"
             np.save(folder / "clips" / "clips" / f"{key}.npy", video)
             rows.append({
-                "key": key, "file": f"{key}.mp4", "split": split, "group": key, "action": int(actions[split][index]),
+                "key": key, "file": f"{key}.mp4", "split": split, "group": key, "action": actions[split][index].tolist(),
                 "attributes": attributes[split][index].astype(float).tolist(),
                 "num_frames": video.shape[0], "height": video.shape[1], "width": video.shape[2],
-            })  # fmt: skip
+            } | ({"frame_labels": [spans_of(column) for column in of_frames[split][index].T]} if of_frames else {}))  # fmt: skip
     (folder / "clips" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    about = {"name": "tiny", "actions": ACTIONS, "attributes": ATTRIBUTES[: len(rows[0]["attributes"])]}
+    about: dict[str, Any] = {"name": "tiny", "actions": ACTIONS, "attributes": ATTRIBUTES[: len(rows[0]["attributes"])]}
+    if actions["train"].ndim == 2:
+        about["several_actions"] = True
     (folder / "clips" / "dataset.json").write_text(json.dumps(about))
     write_shards(folder / "clips", folder / "shards", 1)
     return folder / "shards"
@@ -69,6 +74,15 @@ def random_labels(sizes: dict[str, int], seed: int = 0) -> tuple[dict[str, np.nd
     """Actions in turn and attributes by coin flips, by split."""
     draw = np.random.default_rng(seed)
     actions = {split: np.arange(count) % len(ACTIONS) for split, count in sizes.items()}
+    return actions, {split: draw.integers(0, 2, (count, len(ATTRIBUTES))) for split, count in sizes.items()}
+
+
+def several_labels(sizes: dict[str, int], seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """One to three actions a clip and attributes by coin flips, by split."""
+    draw = np.random.default_rng(seed)
+    actions = {split: draw.integers(0, 2, (count, len(ACTIONS))) for split, count in sizes.items()}
+    for rows in actions.values():
+        rows[rows.sum(1) == 0, 0] = 1
     return actions, {split: draw.integers(0, 2, (count, len(ATTRIBUTES))) for split, count in sizes.items()}
 
 
@@ -110,11 +124,15 @@ def found(target: str, kind: str, val_score: float, test: np.ndarray, weights: P
 
 
 def made_judgement(
-    folder: Path, method: str, shares: tuple[float | None, ...] = (None,), seeds: tuple[int, ...] = (0,), skill: float = 0.9, num: int = 40
-) -> Judgement:
-    """A judgement of a method whose attackers answer rightly with about the share `skill`, over a real release of noise."""
+    folder: Path, method: str, shares: tuple[float | None, ...] = (None,), seeds: tuple[int, ...] = (0,), skill: float = 0.9, num: int = 40,
+    several: bool = False,
+) -> Judgement:  # fmt: skip
+    """A judgement of a method whose attackers answer rightly with about the share `skill`, over a real release of noise.
+
+    `several`: clips have several actions.
+    """
     sizes = {"train": 24, "val": NUM_VAL, "test": num}
-    actions, attributes = random_labels(sizes)
+    actions, attributes = several_labels(sizes) if several else random_labels(sizes)
     shards = write_dataset(folder / "data", noise_clips(sizes), actions, attributes)
     released = Released(release(release_job(shards, folder / "cache")))
     weights = folder / "weights.safetensors"
@@ -123,9 +141,10 @@ def made_judgement(
     for place, share in enumerate(shares):
         for seed in seeds:
             draw = np.random.default_rng((place, seed, int(1000 * skill)))
-            seen_action, seen = np.eye(len(ACTIONS))[actions["test"]], attributes["test"].astype(float)
+            seen_action = actions["test"].astype(float) if several else np.eye(len(ACTIONS))[actions["test"]]
+            seen = attributes["test"].astype(float)
             answer = [np.where(draw.random(truth.shape) < skill, truth, draw.random(truth.shape)) for truth in (seen_action, seen, seen)]
-            action = found("action", "cnn3d", 0.9, answer[0], weights, seed)
+            action = found("actions" if several else "action", "cnn3d", 0.9, answer[0], weights, seed)
             privacy = tuple(found("privacy", kind, score, given, weights, seed) for kind, score, given in (
                 ("cnn3d", 0.8, answer[1]), ("cnn2d", 0.7, answer[2]),
             ))  # fmt: skip

@@ -14,6 +14,7 @@ from benchmarks.scaling import received_bytes
 from benchmarks.scaling_plan import Known, Sizes, fresh_game, plan, ring, saved_bytes, state_bytes, step_bytes, train_clips, update_bytes
 from stprivacy.config import load_params
 from stprivacy.errors import UserError
+from stprivacy.models.recognizers import NUM_STATISTICS
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = (1440, 8, 5)
@@ -81,6 +82,13 @@ def test_sizes_are_those_of_the_networks(tiny, sizes):
     trained = [*networks.anonymizer.parameters(), *networks.action.parameters(), *networks.adversaries.parameters()]
     assert sizes.trained == sum(parameter.numel() for parameter in trained)
     assert sizes.gathered_values > DATA[2]  # features of the closed-form adversary, and the attributes
+
+
+def test_statistics_are_gathered_with_the_features(tiny, sizes):
+    closed_form = tiny.train.game.closed_form.model_copy(update={"statistics": True})
+    train = tiny.train.model_copy(update={"game": tiny.train.game.model_copy(update={"closed_form": closed_form})})
+    more = Sizes.of(fresh_game(tiny.model_copy(update={"train": train}), *DATA[1:]))
+    assert more.gathered_values == sizes.gathered_values + NUM_STATISTICS
 
 
 def test_what_a_pass_holds_is_counted_once_and_without_parameters():

@@ -170,24 +170,25 @@ TRAIN = [
 TEST = [row("eeeeeeeeeee", "dance|pan|stage|kitchen"), row("fffffffffff", "cooking|shoe|pan|kitchen")]
 
 
-def test_an_action_is_kept_and_objects_and_scenes_are_hidden(tmp_path: Path) -> None:
+def test_all_actions_are_kept_and_objects_and_scenes_are_hidden(tmp_path: Path) -> None:
     catalogue = phvu(tables(tmp_path, TRAIN, TEST))
     assert catalogue.attributes == ("object_pan", "object_shoe", "scene_kitchen", "scene_stage")
     found = {video.path.stem[:11]: (video.split, video.action, video.attributes) for video in catalogue.videos}
     assert found == {
-        "aaaaaaaaaaa": ("train", "dancing_ballet", (0.0, 1.0, 0.0, 1.0)),
-        "bbbbbbbbbbb": ("train", "dance", (0.0, 1.0, 0.0, 1.0)),
-        "-c_cccccccc": ("train", "cooking", (1.0, 0.0, 1.0, 0.0)),
-        "eeeeeeeeeee": ("test", "dance", (1.0, 0.0, 1.0, 1.0)),
-        "fffffffffff": ("test", "cooking", (1.0, 1.0, 1.0, 0.0)),
+        "aaaaaaaaaaa": ("train", ("dance", "dancing_ballet"), (0.0, 1.0, 0.0, 1.0)),
+        "bbbbbbbbbbb": ("train", ("dance",), (0.0, 1.0, 0.0, 1.0)),
+        "-c_cccccccc": ("train", ("cooking",), (1.0, 0.0, 1.0, 0.0)),
+        "eeeeeeeeeee": ("test", ("dance",), (1.0, 0.0, 1.0, 1.0)),
+        "fffffffffff": ("test", ("cooking",), (1.0, 1.0, 1.0, 0.0)),
     }
+    assert catalogue.several_actions and catalogue.actions == ("cooking", "dance", "dancing_ballet")
     assert catalogue.report["videos without an action, an object and a scene"] == ["ddddddddddd_000003_000013"]
 
 
 def test_rare_tags_are_neither_actions_nor_attributes_and_what_that_costs_is_reported(tmp_path: Path) -> None:
     catalogue = phvu(tables(tmp_path, TRAIN, TEST, least_videos=2, hidden=("scene",)))
     assert catalogue.attributes == ("scene_stage",)
-    assert {video.path.stem[:3]: video.action for video in catalogue.videos} == {"aaa": "dance", "bbb": "dance", "eee": "dance"}
+    assert {video.path.stem[:3]: video.action for video in catalogue.videos} == {"aaa": ("dance",), "bbb": ("dance",), "eee": ("dance",)}
     lost = catalogue.report["videos whose actions have fewer than 2 training videos"]
     assert lost == ["-c_cccccccc_000003_000013", "fffffffffff_000003_000013"]
 

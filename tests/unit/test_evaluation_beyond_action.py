@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from stprivacy.evaluation.beyond_action import PRIOR, fitted, folds_of, log_odds, strongest_told, told_the_action
+from stprivacy.evaluation.beyond_action import PRIOR, answers_alone, fitted, folds_of, log_odds, strongest_told, told_the_action
 from stprivacy.evaluation.floors import action_only, answer_from_action
 from stprivacy.evaluation.jobs import AttackResult
 from stprivacy.evaluation.metrics import Labels, cmap
@@ -43,7 +43,7 @@ def groups(of: dict[str, Labels]) -> np.ndarray:
 
 
 def told(result: AttackResult, of: dict[str, Labels]):
-    return told_the_action(result, of["train"], of["val"], of["test"], groups(of))
+    return told_the_action(result, answers_alone(of["train"], of["val"], of["test"]), of["val"], groups(of))
 
 
 def test_who_reads_the_action_from_the_clip_and_nothing_else_gains_nothing_by_the_clip():

@@ -13,13 +13,12 @@ from stprivacy.evaluation.attackers import run_attack
 from stprivacy.evaluation.fitting import judge as score
 from stprivacy.evaluation.fitting import predict
 from stprivacy.evaluation.judge import NETWORKS, judge
-from stprivacy.evaluation.linear import GRID, clip_statistics
 from stprivacy.evaluation.metrics import average_precisions, cmap
 from stprivacy.evaluation.readings import Reading, ensemble, neighbours, raw_trained
 from stprivacy.evaluation.released import Released, release
 from stprivacy.evaluation.results import keep_recognizers, write_results
 from stprivacy.models.checkpoints import save_weights
-from stprivacy.models.recognizers import FrameCNN
+from stprivacy.models.recognizers import GRID, FrameCNN, clip_statistics
 from tests.unit.evaluation_files import (
     ACTIONS,
     ATTACK,

@@ -24,7 +24,7 @@ def test_action_only_answers_with_the_share_among_training_clips_of_the_same_act
     # Both clips of action 1 are ranked first: precision 1/2 at recall 1/2, then 2/4 at recall 1.
     assert floor.cmap == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 4)
     assert floor.f1 == pytest.approx(2 * 2 / (4 + 2))  # all four are answered yes
-    assert floor.action_top1 == 1
+    assert floor.action == 1
     assert floor.ap == (floor.cmap,)
 
 
@@ -50,7 +50,7 @@ def test_a_constant_answer_has_the_share_of_positives_as_precision():
     assert test.present.any(0).all()
     floor = constant(train, test)
     assert floor.ap == pytest.approx(test.present.mean(0))
-    assert floor.action_top1 == pytest.approx((test.actions == np.bincount(train.actions).argmax()).mean())
+    assert floor.action == pytest.approx((test.actions == np.bincount(train.actions).argmax()).mean())
     always = test.present[:, train.present.mean(0) > 0.5].mean(0)  # answered yes: precision is the share, recall 1
     assert floor.f1 == pytest.approx(sum(2 * always / (1 + always)) / 3)
 
@@ -67,7 +67,7 @@ def test_chance_is_what_random_answers_get():
     floor = chance(train, test)
     assert floor.cmap == pytest.approx(np.mean(hits), abs=0.005)
     assert floor.f1 == pytest.approx(np.mean(f1s), abs=0.005)
-    assert floor.action_top1 == pytest.approx(np.mean(top1s), abs=0.005)
+    assert floor.action == pytest.approx(np.mean(top1s), abs=0.005)
 
 
 @pytest.mark.parametrize("num", [2, 7, 30])

@@ -86,7 +86,7 @@ def test_a_blur_of_plain_clips_is_painted_back_and_read(pictured, tmp_path):
     assert [reading.name for reading in found.readings] == ["privacy-inversion-cnn2d"]
     present = Released(release(release_job(pictured[0], pictured[1] / "cache"))).labels("test").present
     assert cmap(found.readings[0].test, present) > 0.8  # 0.5 is chance
-    assert found.action_top1 is None  # no action recognizer was kept
+    assert found.action is None  # no action recognizer was kept
 
 
 def test_a_finished_inversion_is_only_read_again_and_a_killed_one_goes_on(pictured, tmp_path, capsys):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from stprivacy.config import Clip, Recognizers
 from stprivacy.errors import UserError
-from stprivacy.models.recognizers import FrameAndDifference, VideoCNN, build_recognizer
+from stprivacy.models.recognizers import FrameAndDifference, VideoCNN, build_recognizer, clip_statistics
 
 KINDS = ("cnn3d", "cnn2d", "vit")
 SIZES = Recognizers(cnn_width=4, vit_width=24, vit_depth=2, vit_num_heads=2, vit_tubelet=(2, 8, 8))
@@ -110,6 +110,18 @@ def test_a_video_recognizer_learns_motion_in_a_few_steps():
         F.cross_entropy(network(clips), direction).backward()
         optimizer.step()
     assert (network(clips).argmax(1) == direction).float().mean() > 0.95
+
+
+def test_statistics_have_small_finite_slopes_where_nothing_changes_or_hardly_anything():
+    clips = torch.full((3, 3, 4, 32, 32), 0.3)
+    clips[:, :, :, :16] = make_clips()[:, :, :, :16]  # moves above, is constant below,
+    clips[1] = 0.0  # is dropped all over,
+    clips[2, :, 2, 24:] += 1e-7  # changes by rounding alone
+    clips.requires_grad_()
+    clip_statistics(clips).square().sum().add(clip_statistics(clips).sum()).backward()
+    assert clips.grad.isfinite().all()
+    assert clips.grad.abs().max() < 3  # three means of it, and none of them of steeper slope than one
+    assert clips.grad[0, :, :, :16].abs().min() > 0
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,49 @@ def test_the_closed_form_adversary_goes_on_exactly_after_a_restart(game):
     assert "loss/closed_form" in metrics and not torch.equal(without, expected)
 
 
+def train_with_statistics(**changes):
+    train = tiny_train(engine="torch", **changes)
+    closed_form = train.game.closed_form.model_copy(update={"statistics": True})
+    return train.model_copy(update={"game": train.game.model_copy(update={"closed_form": closed_form})})
+
+
+def test_statistics_are_one_more_feature_set_and_leave_the_others_as_they_are(game):
+    more = tiny_game(train_with_statistics(), lambda rows: rows)
+    for step in range(3):
+        without, found = (each._closed_form_r2(one_batch(step).clips, one_batch(step)) for each in (game, more))
+        assert len(found) == len(without) + 1
+        assert torch.equal(found[:-1], without)
+
+
+def test_statistics_tell_what_is_only_in_the_mean_colour_of_a_corner():
+    game, found = tiny_game(train_with_statistics(), lambda rows: rows), []
+    for step in range(12):
+        generator = torch.Generator().manual_seed(step)
+        released = torch.rand(24, 3, 4, 16, 16, generator=generator)
+        attributes = torch.randint(0, 2, (24, 2), generator=generator).float()
+        released[:, 0, :, :4, :4] += attributes[:, 0].view(-1, 1, 1, 1)  # the other one is nowhere
+        batch = Batch(released, torch.zeros(24, dtype=torch.int64), attributes, tuple(range(24)), step)
+        found.append(game._closed_form_r2(released, batch)[-1])
+    shown, hidden = torch.stack(found[-4:]).mean(0).tolist()
+    assert shown > 0.3
+    assert hidden < 0.05
+
+
+def test_statistics_teach_the_anonymizer_though_dropped_tubelets_are_constant():
+    game = tiny_game(train_with_statistics(), lambda rows: rows)
+    released = game._release(game._paint(one_batch(), game._keep_ratio(0)), one_batch(), noisy=True)
+    assert (released.std(2) == 0).any()
+    game._closed_form_r2(released, one_batch())[-1].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in game.networks.anonymizer.parameters() if parameter.grad is not None)
+    assert gradients(game.networks.anonymizer) > 0
+
+
+def test_micro_batches_play_the_same_game_with_statistics():
+    whole = play_steps(0, 1, train_with_statistics())
+    parts = play_steps(0, 1, train_with_statistics(micro_batch=GLOBAL_BATCH // 2))
+    assert [step["loss/closed_form"] for step in parts] == pytest.approx([step["loss/closed_form"] for step in whole], abs=1e-4)
+
+
 def test_the_paper_s_game_needs_neither_closed_form_nor_reference():
     plain = GameParams(
         objective="negative",

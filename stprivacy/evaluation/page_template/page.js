@@ -4,7 +4,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const plot = document.getElementById("plot");
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const SYMBOLS = ["square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star-triangle-up", "bowtie"];
-const NAMES = { test: ["action_top1", "privacy_cmap"], val: ["val_action_top1", "val_privacy_cmap"] };
+const ACTION = data.action; // the names of its figures, and its title
+const NAMES = { test: [ACTION.test, "privacy_cmap"], val: [ACTION.val, "val_privacy_cmap"] };
 const NOTES = {
   test: "Test figures, which chose nothing: a point of the front, which validation chose, may lie behind another here.",
   val: "Validation figures, which chose front, knee and choice. Everything above and left of the line is dominated.",
@@ -30,8 +31,8 @@ function element(tag, attributes = {}, ...children) {
 function hover(point) {
   const lines = ["<b>" + point.method + "</b>"];
   if (point.detail) lines.push(point.detail.replaceAll(", ", "<br>"));
-  lines.push("", "test: action " + spread(point.figures.action_top1) + ", cMAP " + spread(point.figures.privacy_cmap));
-  lines.push("val: action " + spread(point.figures.val_action_top1) + ", cMAP " + spread(point.figures.val_privacy_cmap));
+  lines.push("", "test: action " + spread(point.figures[ACTION.test]) + ", cMAP " + spread(point.figures.privacy_cmap));
+  lines.push("val: action " + spread(point.figures[ACTION.val]) + ", cMAP " + spread(point.figures.val_privacy_cmap));
   lines.push(point.seeds.length === 1 ? "one seed" : point.seeds.length + " seeds");
   return lines.join("<br>");
 }
@@ -114,9 +115,9 @@ function layout() {
     label("floor: chance " + figure(chance.cmap), chance.cmap, "top"),
     label("floor: action label alone " + figure(actionOnly.cmap), actionOnly.cmap, "bottom"),
   ];
-  if (chance.action_top1 > xrange[0]) shapes.push(floor(chance.action_top1, "dot", "x"));
+  if (chance.action > xrange[0]) shapes.push(floor(chance.action, "dot", "x"));
   return {
-    xaxis: axis(narrow ? "action top-1, more is better →" : "action top-1 of a fresh recognizer, more is better →", xrange),
+    xaxis: axis(ACTION.title + (narrow ? ", more is better →" : " of a fresh recognizer, more is better →"), xrange),
     yaxis: axis(narrow ? "← better, attackers' cMAP" : "← less is better, strongest attacker's cMAP", yrange),
     shapes, annotations, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: narrow ? false : "zoom",
     font: { family: getComputedStyle(document.body).fontFamily, color: colour("text"), size: 13 },
@@ -136,7 +137,7 @@ function draw() {
 
 function figures(point) {
   const rows = [
-    ["Action top-1", "action_top1", "val_action_top1"], ["cMAP", "privacy_cmap", "val_privacy_cmap"],
+    [ACTION.title.replace("a", "A"), ACTION.test, ACTION.val], ["cMAP", "privacy_cmap", "val_privacy_cmap"],
     ["F1", "privacy_f1", null], ["Leak removed", "leak_removed", null],
   ];
   const cell = (values) => {
