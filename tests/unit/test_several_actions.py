@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from stprivacy.action_task import ONE_ACTION, SEVERAL_ACTIONS, task_of
+from stprivacy.cli import cli
 from stprivacy.config import Clip, PHVUDataset, Policy, Preprocess
 from stprivacy.data.annotations import Catalogue, Video
 from stprivacy.data.clips import DatasetInfo, ShardReader, TrainingClips
@@ -275,7 +277,7 @@ def test_two_methods_are_compared_by_mean_average_precision(results):
     metrics = {name: json.loads((results / f"evaluate/{name}/metrics.json").read_text()) for name in ("raw", "stprivacy")}
     assert (line.figure, line.a, line.b) == ("action mAP", metrics["raw"]["action"]["map"], metrics["stprivacy"]["action"]["map"])
     assert line.difference.low < line.a - line.b < line.difference.high and line.difference.p < 0.05
-    said = CliRunner().invoke(main, ["compare", "raw", "stprivacy", "--results", str(results)]).output
+    said = CliRunner().invoke(cli, ["compare", "raw", "stprivacy", "--results", str(results)]).output
     assert "means over 2 and 2 attacker seeds" in said and "McNemar" not in said
 
 
