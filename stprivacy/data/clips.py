@@ -113,6 +113,10 @@ class ShardReader:
             return np.asarray(whole)
         return prevailing(self.frame_labels[index][self.frames_of(index, start, num_frames)], whole)
 
+    def prevailing_attributes(self) -> np.ndarray:
+        """Attributes float32 (n, A) of the videos as `attributes_of` gives them for all of their frames."""
+        return np.stack([self.attributes_of(index, 0, int(count)) for index, count in enumerate(self.num_frames)])
+
 
 class TrainingClips(Dataset):
     """Random window, crop and flip of a training video, the same for all frames, drawn from (seed, epoch, index) alone."""

@@ -60,7 +60,7 @@ def compare(results: Path, name_a: str, name_b: str) -> Comparison:
     Raises UserError for methods that were judged on other clips.
     """
     (one, points_a, full_a), (other, points_b, full_b) = named(results, name_a), named(results, name_b)
-    same_labels = np.array_equal(one.labels.present, other.labels.present) and one.labels.action_task is other.labels.action_task
+    same_labels = np.array_equal(one.labels.present, other.labels.present) and np.array_equal(one.labels.actions, other.labels.actions)
     if one.keys != other.keys or one.attributes != other.attributes or not same_labels:
         raise UserError(f"{name_a} and {name_b}: judged on other test clips or labels; run `dvc repro`, which brings both up to date")
     times, test = resamples(one.groups), one.labels

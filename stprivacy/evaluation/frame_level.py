@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stprivacy.config import AttackerKind
+from stprivacy.errors import UserError
 from stprivacy.evaluation.fitting import FITTED, PREDICT_BATCH, Fit, constant_loss, judge, run_to_end, save_atomically
 from stprivacy.evaluation.jobs import AttackJob, Epoch
 from stprivacy.evaluation.metrics import Labels
@@ -53,11 +54,14 @@ class Items:
 
 
 def items_of(released: Released, split: Literal["train", "val", "test"]) -> Items:
-    """The items of a split of a release. Raises ValueError where frames have no labels."""
+    """The items of a split of a release. Raises ValueError where frames have no labels, UserError where no item has an attribute."""
     frames = released.frame_labels(split)
     if frames is None:
         raise ValueError(f"{released.folder}: labels are of whole videos")
-    return Items(released.labels(split), frames)
+    items = Items(released.labels(split), frames)
+    if not items.labels.present.any():
+        raise UserError(f"frame labels: no fully labelled {split} frame has an attribute; mend the annotations or dataset.val_share")
+    return items
 
 
 def single_frames(clips: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def pick_clips(
         dataset=reader.info.name,
         keys=tuple(reader.keys[row] for row in rows),
         actions=tuple(reader.action_name(row) for row in rows),
-        attributes=reader.attributes[rows] > 0.5,
+        attributes=np.stack([reader.attributes_of(row, views.places(row)[middle][0], params.clip.num_frames) for row in rows]) > 0.5,
         attribute_names=reader.info.attributes,
         pixels=np.stack([views[row][middle] for row in rows]),
         boxes=boxes,

@@ -13,6 +13,9 @@ from rich.table import Table
 from stprivacy.action_task import task_of
 from stprivacy.errors import UserError
 
+FLOORS = {"chance": "chance", "constant": "constant answer", "action_only": "action label alone"}
+"""Titles of the floors."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -72,8 +75,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _floor_cells(raw: dict[str, Any]) -> list[tuple[str, ...]]:
-    names = {"chance": "floor: chance", "constant": "floor: constant answer", "action_only": "floor: action label alone"}
-    floors = [(title, raw["floors"][name]) for name, title in names.items()]
+    floors = [(f"floor: {title}", raw["floors"][name]) for name, title in FLOORS.items()]
     return [(title, "", f"{floor[task_of(floor).figure]:.3f}", f"{floor['cmap']:.3f}", f"{floor['f1']:.3f}", "") for title, floor in floors]
 
 
@@ -108,4 +110,19 @@ def markdown(results: Path) -> str:
         found = [metrics["privacy"]["ap"][name] for name in attributes]
         precisions = " | ".join("" if value is None else f"{value:.2f}" for value in found)  # null: no test clip has the attribute
         lines.append(f"| {method} | {metrics['strongest_attacker']} | {precisions} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_frame_lines(results, list(dict.fromkeys(row.method for row in rows)))]) + "\n"
+
+
+def _frame_lines(results: Path, methods: list[str]) -> list[str]:
+    """The figures of single frames, where frames have labels."""
+    found = {name: json.loads((results / "evaluate" / name / "metrics.json").read_text()).get("frame_level") for name in methods}
+    frames = {name: figures for name, figures in found.items() if figures}
+    if not frames:
+        return []
+    lines = ["", "Single frames, strongest attacker:", ""]
+    lines += ["| method | attacker | cMAP ↓ | F1 ↓ | leak removed ↑ |", "| --- | --- | ---: | ---: | ---: |"]
+    for name, figures in frames.items():
+        removed = "" if figures["leak_removed"] is None else f"{figures['leak_removed']:.2f}"
+        lines.append(f"| {name} | {figures['strongest_attacker']} | {figures['cmap']:.3f} | {figures['f1']:.3f} | {removed} |")
+    floors = next(iter(frames.values()))["floors"]
+    return lines + [f"| _floor: {FLOORS[name]}_ |  | _{floor['cmap']:.3f}_ | _{floor['f1']:.3f}_ |  |" for name, floor in floors.items()]

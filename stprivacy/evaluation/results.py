@@ -38,6 +38,8 @@ def write_results(judgement: Judgement, params: Params, folder: Path, raw_metric
     train, val, test = released.labels("train"), released.labels("val"), released.labels("test")
     ground = floors(train, test)
     of_raw = json.loads(raw_metrics.read_text()) if raw_metrics else None
+    if of_raw and judgement.points[0].frame_level and "frame_level" not in of_raw:
+        raise UserError(f"{raw_metrics}: raw clips were judged without labels of frames; run `dvc repro -f evaluate-raw` first")
     raw = of_raw["privacy"]["cmap"] if of_raw else None
     rows = [_row(point, judgement.method, test, ground["chance"].cmap, raw, params) for point in judgement.points]
     main = main_share(judgement, params)
@@ -50,8 +52,6 @@ def write_results(judgement: Judgement, params: Params, folder: Path, raw_metric
     metrics |= uncertainty(points, told, train, test, groups_of(judgement.shards, "test"), released.attributes, raw_metrics)
     frames = [point.frame_level for point in points if point.frame_level]
     if frames:
-        if of_raw and "frame_level" not in of_raw:
-            raise UserError(f"{raw_metrics}: raw clips were judged without labels of frames; run `dvc repro -f evaluate-raw` first")
         raw_frames = of_raw["frame_level"]["cmap"] if of_raw else None
         metrics["frame_level"] = frame_level_figures(frames, judgement.released[main], groups_of(judgement.shards, "test"), raw_frames)
     write_csv(folder / "points.csv", test.action_task.named(POINT_COLUMNS), rows)

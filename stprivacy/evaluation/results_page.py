@@ -17,10 +17,9 @@ from stprivacy.data.annotations_vp import LABELS, TEST, TRAIN, read_digits
 from stprivacy.errors import UserError
 from stprivacy.evaluation.floors import floors
 from stprivacy.evaluation.metrics import Labels
-from stprivacy.evaluation.report import markdown
+from stprivacy.evaluation.report import FLOORS, markdown
 
 PUBLISHED = Path(__file__).with_name("published.json")
-FLOOR_NAMES = {"chance": "chance", "constant": "constant answer", "action_only": "action label alone"}
 WITHOUT_RESULTS = {"vp-synth-tiny", "folder"}
 """Ready-made experiments whose figures mean nothing, or that are nobody's data set."""
 HEAD = """# Results
@@ -83,7 +82,8 @@ def _section(record: dict[str, Any], published: dict[str, Any]) -> str:
     for grid, table in record.get("ablations", {}).items():
         lines += [f"### Ablations of {record['experiment']}: {grid}", "", ABLATIONS.format(grid=grid), "", *table, ""]
     if record["dataset"] in published["data_sets"]:
-        lines += ["Beside it, the paper's:", "", *_published_table(published["data_sets"][record["dataset"]]), ""]
+        beside = published["data_sets"][record["dataset"]]
+        lines += [f"Beside it, the paper's ({beside['title']}):", "", *_published_table(beside), ""]
     return "\n".join(lines)
 
 
@@ -106,7 +106,7 @@ def _label_floors() -> str:
     lines = ["## What needs no picture", "", about, ""]
     found = {name: floors(*_official_split(name)) for name in ("hmdb51", "ucf101")}
     lines += ["| floor | VP-HMDB51 | VP-UCF101 |", "| --- | ---: | ---: |"]
-    for floor, title in FLOOR_NAMES.items():
+    for floor, title in FLOORS.items():
         cells = (f"{of[floor].f1:.3f} / {of[floor].cmap:.2%}" for of in found.values())
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])

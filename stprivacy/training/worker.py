@@ -115,5 +115,5 @@ def _game(
         network.to(device).train()
     for network in (*networks.raw_trained, *([networks.reference] if networks.reference else [])):
         network.to(device, frozen_dtype)
-    prior = torch.from_numpy(reader.attributes).mean(0).to(device)
+    prior = torch.from_numpy(reader.prevailing_attributes()).mean(0).to(device)
     return Game(networks, train, params.channel, params.clip, params.recognizers, prior, gather)

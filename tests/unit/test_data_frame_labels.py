@@ -141,3 +141,4 @@ def test_a_data_set_without_labels_of_frames_has_nothing_of_them_in_its_files(tm
     reader = ShardReader(tmp_path / "shards", "train")
     assert reader.frame_labels is None
     assert np.array_equal(reader.attributes_of(1, 0, 4), reader.attributes[1])
+    assert np.array_equal(reader.prevailing_attributes(), reader.attributes)

@@ -1,6 +1,7 @@
 """Single frames as items: who is one, what is learned of it, whose answers count, and what metrics.json says of them."""
 
 import json
+import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -14,6 +15,7 @@ from stprivacy.evaluation.frame_level import FRESH, FrameFit, FrameLevel, FrameR
 from stprivacy.evaluation.judge import judge
 from stprivacy.evaluation.metrics import Labels, average_precisions, cmap, macro_f1
 from stprivacy.evaluation.released import FrameLabels, Released, release
+from stprivacy.evaluation.report import markdown
 from stprivacy.evaluation.results import keep_recognizers, write_results
 from stprivacy.models.recognizers import FrameCNN
 from tests.unit.evaluation_files import (
@@ -186,6 +188,16 @@ def test_attributes_that_change_within_a_video_are_found_frame_by_frame(judged):
     assert found["cmap"] > found["floors"]["action_only"]["cmap"] + 0.3
     low, high = found["intervals"]["cmap"]
     assert low <= found["cmap"] <= high
+
+
+def test_the_tables_for_people_show_single_frames_below_the_videos(judged, tmp_path):
+    (tmp_path / "evaluate").mkdir()
+    for method in ("raw", "downsample-2"):
+        shutil.copytree(judged[1] / method, tmp_path / "evaluate" / method)
+    text = markdown(tmp_path).split("Single frames, strongest attacker:")[1]
+    found = section(judged, "downsample-2")
+    assert f"| downsample-2 | {found['strongest_attacker']} | {found['cmap']:.3f} | {found['f1']:.3f} |" in text
+    assert text.count("_floor: ") == 3
 
 
 def test_figures_and_floors_of_frames_are_those_of_their_labels(judged):
