@@ -178,7 +178,7 @@ def test_a_key_that_is_held_down_answers_one_question_only(page):
 
 def test_nothing_in_the_page_tells_the_answer(page, key):
     text = page.content()
-    assert "answer\":" not in text.partition('id="data"')[2].partition("</script>")[0]
+    assert 'answer":' not in text.partition('id="data"')[2].partition("</script>")[0]
     known = page.evaluate("Object.keys(data.questions[0]).sort()")
     assert known == ["clips", "id", "layout", "options", "prompt"]
     assert all(entry["method"] not in text for entry in key["questions"].values() if entry["method"] != "raw")
