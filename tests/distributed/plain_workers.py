@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 
 from stprivacy.training.checkpoints import Checkpoints
 from stprivacy.training.worker import TrainingJob, run_worker
+from tests.distributed.two_workers import end_process
 
 
 class Stopped(BaseException):
@@ -46,7 +47,7 @@ def worker(rank: int, num_workers: int, job: TrainingJob, checkpoints: Checkpoin
             run_worker(job, rank, num_workers, checkpoints.take_up(Path(folder), exchange, print), save, gather)
     except Stopped:
         pass
-    dist.destroy_process_group()
+    end_process()
 
 
 def play(job: TrainingJob, num_workers: int, runs: Path, stop_after: str = "") -> pd.DataFrame:
