@@ -1,5 +1,6 @@
 """What a node has fetched from the storage: each object once for all of its processes, below a limit of bytes."""
 
+import contextlib
 import os
 import tempfile
 import time
@@ -60,8 +61,9 @@ class NodeCache:
         """Remove what was unused longest until the limit is kept; what was asked for lately stays."""
         with alone(self.folder):
             for part in self.folder.glob(".*.part"):  # of processes that were killed and whose object nobody asked for again
-                if time.time() - part.stat().st_mtime > ABANDONED_S:
-                    part.unlink()
+                with contextlib.suppress(FileNotFoundError):  # another process has just ended its own fetch
+                    if time.time() - part.stat().st_mtime > ABANDONED_S:
+                        part.unlink()
             files = [(path, path.stat()) for path in self.folder.iterdir() if SHA256.fullmatch(path.name)]
             total = sum(stat.st_size for _, stat in files)
             for path, stat in sorted(files, key=lambda file: file[1].st_mtime):

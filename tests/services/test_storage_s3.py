@@ -312,7 +312,7 @@ def test_a_damaged_object_is_told_and_never_takes_the_place_of_a_file(rclone: S3
     put_folder(storage, source.parent, "models/one")
     stored = rclone.folder / rclone.bucket / "some" / "prefix" / "objects" / sha256(source)
     content = stored.read_bytes()
-    stored.write_bytes(content[:3000] if damage == "truncated" else content[:3000] + b"x" + content[3001:])
+    stored.write_bytes(content[:3000] if damage == "truncated" else content[:3000] + bytes([content[3000] ^ 1]) + content[3001:])
     cache = NodeCache(tmp_path / "cache", 10**9)
     line = rf"^s3://stprivacy-test/some/prefix/objects/{stored.name}: {found}"
     for call in (

@@ -283,6 +283,15 @@ def test_the_longest_unused_go_when_the_cache_is_full_but_none_that_is_in_use(
     assert held(node.folder).keys() == {first, fourth}
 
 
+def test_the_cache_drops_what_killed_processes_left_and_lets_others_end_meanwhile(store: FolderStorage, tmp_path: Path) -> None:
+    (sha256,) = put_objects(store, tmp_path, "content")
+    folder = filled(tmp_path / "cache", **{".left.0.part": "half", ".going-on.1.part": "half"})
+    os.utime(folder / ".left.0.part", (time.time() - 2 * cache.ABANDONED_S,) * 2)
+    (folder / ".ended.2.part").symlink_to("nothing")  # listed, and not there when it is looked at
+    NodeCache(folder, 1000).fetch(store, sha256)
+    assert held(folder) == {".going-on.1.part": "half", sha256: "content"}
+
+
 def test_the_cache_refuses_a_key_without_checksum_and_other_bytes(store: FolderStorage, tmp_path: Path) -> None:
     store.put_bytes("models/a", b"x")
     node = NodeCache(tmp_path / "cache", 1000)
