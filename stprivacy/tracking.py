@@ -39,7 +39,8 @@ class Run:
 
     def __init__(self, client: "MlflowClient", run_id: str):
         self.client, self.id = client, run_id
-        self._waiting: list[tuple[str, float, int]] = []
+        self._waiting: list[tuple[str, float, int, int]] = []
+        """Name, value, time in ms, step. A batch whose answer was lost is sent again as it was, so that the server keeps it once."""
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Log now, in one request."""
@@ -48,7 +49,8 @@ class Run:
 
     def later(self, values: dict[str, float], step: int) -> None:
         """Log with the next `flush`: a request a step would cost more than the step."""
-        self._waiting.extend((name, float(value), step) for name, value in values.items())
+        now = int(time.time() * 1000)
+        self._waiting.extend((name, float(value), now, step) for name, value in values.items())
 
     def flush(self) -> None:
         """Send what waits. A server that went away meanwhile gets it with the next flush; the run goes on."""
@@ -68,8 +70,7 @@ class Run:
     def _send(self) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value, step in self._waiting]
+        metrics = [Metric(*waiting) for waiting in self._waiting]
         for first in range(0, len(metrics), 1000):  # the server takes 1,000 a request
             self.client.log_batch(self.id, metrics=metrics[first : first + 1000])
         self._waiting.clear()

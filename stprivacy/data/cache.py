@@ -64,7 +64,11 @@ class NodeCache:
                 with contextlib.suppress(FileNotFoundError):  # another process has just ended its own fetch
                     if time.time() - part.stat().st_mtime > ABANDONED_S:
                         part.unlink()
-            files = [(path, path.stat()) for path in self.folder.iterdir() if SHA256.fullmatch(path.name)]
+            files = []
+            for path in self.folder.iterdir():
+                if SHA256.fullmatch(path.name):
+                    with contextlib.suppress(FileNotFoundError):  # a purge has just removed it
+                        files.append((path, path.stat()))
             total = sum(stat.st_size for _, stat in files)
             for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
                 if total <= self.max_bytes or time.time() - stat.st_mtime < GRACE_S:

@@ -8,7 +8,8 @@ import configparser
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def removals(name: str, project: Path, storage: Storage | None) -> list[Removal]
 
 def of_folder(folder: Path) -> Removal:
     """A folder, and, where it is a link, what it leads to."""
-    place, sizes = folder.resolve(), [path.stat().st_size for path in _files(folder)]
+    place, sizes = folder.resolve(), _sizes(folder.rglob("*"))
 
     def remove() -> None:
         with told(place):
@@ -61,7 +62,7 @@ def of_folder(folder: Path) -> Removal:
                 folder.unlink()
 
     shown = str(folder) if place == folder.absolute() else f"{folder} → {place}"
-    return Removal(shown, len(sizes), sum(sizes), remove)
+    return Removal(shown, len(sizes), sum(sizes.values()), remove)
 
 
 def raw_source(source: str, project: Path) -> Path:
@@ -75,21 +76,26 @@ def raw_source(source: str, project: Path) -> Path:
     return folder
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+def _sizes(paths: Iterable[Path]) -> dict[Path, int]:
+    """Bytes of those that are files. Another process may remove one meanwhile: a node's cache that is full does."""
+    sizes = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                sizes[path] = path.stat().st_size
+    return sizes
 
 
 def _of_files(place: str, files: Iterable[Path]) -> list[Removal]:
     """Single files; no removal where there are none."""
-    paths = [path for path in files if path.is_file()]
-    sizes = [path.stat().st_size for path in paths]
+    sizes = _sizes(files)
 
     def remove() -> None:
         with told(Path(place)):
-            for path in paths:
+            for path in sizes:
                 path.unlink(missing_ok=True)
 
-    return [Removal(place, len(paths), sum(sizes), remove)] if paths else []
+    return [Removal(place, len(sizes), sum(sizes.values()), remove)] if sizes else []
 
 
 # ------------------------------------------------------------------------------------------------ DVC's cache

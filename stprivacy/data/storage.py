@@ -137,8 +137,13 @@ class FolderStorage(Storage):
 
     def list(self, prefix: str) -> dict[str, int]:
         top = self._path(prefix) if prefix else self.root
-        files = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
-        return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files if not path.name.endswith(".part")}
+        below = [Path(folder) / name for folder, _, names in os.walk(top) for name in names]  # Path.rglob stops at a folder that goes
+        sizes = {}
+        for path in [top] if top.is_file() else sorted(below):
+            if not path.name.endswith(".part"):
+                with suppress(FileNotFoundError):  # somebody else has just removed it
+                    sizes[path.relative_to(self.root).as_posix()] = path.stat().st_size
+        return sizes
 
     def delete(self, prefix: str) -> Keys:
         found = list(self.list(checked_key(prefix)))

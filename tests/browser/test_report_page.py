@@ -84,12 +84,15 @@ def test_a_row_opens_its_clips_by_keyboard_alone(page):
 
 
 def test_before_and_after_show_the_same_frame(page):
+    """One that has fallen behind, as on a busy machine, is in step again after a loop of a second, in which the leader starts over."""
     all_play(page)
-    page.wait_for_timeout(1500)  # more than a loop, after which the followers are set to the leader's time
-    page.locator("#play").click()
-    times = page.evaluate("[...document.querySelectorAll('#clips video')].map(video => video.currentTime)")
-    apart = [min(abs(time - times[0]), 1 - abs(time - times[0])) for time in times]
-    assert max(apart) < 0.25, times
+    page.evaluate("video => { video.currentTime = (video.currentTime + 0.5) % 1; }", page.locator("#clips video").nth(1).element_handle())
+    page.wait_for_function(
+        """() => {
+          const [leader, ...others] = [...document.querySelectorAll('#clips video')].map(video => video.currentTime);
+          return others.every(time => Math.min(Math.abs(time - leader), 1 - Math.abs(time - leader)) < 0.25);
+        }"""
+    )
 
 
 def test_val_figures_are_drawn_on_demand(page):

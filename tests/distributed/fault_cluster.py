@@ -35,8 +35,12 @@ def marked_processes(mark: str) -> dict[int, str]:
     return found
 
 
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+def parent_of(pid: int) -> int | None:
+    """None of a process that has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None
 
 
 class Nodes:
@@ -46,8 +50,15 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self.mark, self.count = mark, 0
-        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": free_port()}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        for tries_left in reversed(range(3)):
+            head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": free_port()}
+            try:
+                self.cluster = Cluster(initialize_head=True, head_node_args=head)
+                break
+            except Exception:  # noqa: BLE001 (as in `grow`)
+                assert tries_left, "Ray's head does not start"
+                for pid in marked_processes(mark):
+                    kill(pid)
         self.nodes: list[Any] = []
 
     @property
@@ -71,7 +82,7 @@ class Nodes:
         """Raylets of this process that belong to no node."""
         known = {node.all_processes["raylet"][0].process.pid for node in [self.cluster.head_node, *self.nodes]}
         raylets = [pid for pid, command in marked_processes(self.mark).items() if command.split()[0].endswith("/raylet")]
-        return [pid for pid in raylets if parent_of(pid) == os.getpid() and pid not in known]
+        return [pid for pid in raylets if pid not in known and parent_of(pid) == os.getpid()]
 
     def kill(self, node: Any) -> None:
         """Its raylet and all that hangs on it, at once."""
@@ -130,7 +141,7 @@ class Run:
 
     @property
     def text(self) -> str:
-        return self.log.read_text()
+        return self.log.read_text(errors="replace")  # a letter may be half written
 
     def wait_for(self, said: str | Callable[[], bool], seconds: float = 200) -> None:
         """Until the run has printed `said`, or the condition holds."""

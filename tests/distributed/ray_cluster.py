@@ -16,11 +16,12 @@ from pathlib import Path
 
 import psutil
 
-from tests.services.s3 import S3Server, free_port
+from tests.services.s3 import S3Server, free_ports
 
 MARK = "STPRIVACY_TEST_CLUSTER"
 STARTS = 3
 """Ray gives a node thirty seconds to start, too few on a machine that is busy with something else, and no setting for more."""
+AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 FROM_OUTSIDE = ("RAY_", "AWS_", "STPRIVACY_", "MLFLOW_", "DVC_STAGE", "PYTHONPATH")
 
 
@@ -48,15 +49,10 @@ def ray_cluster(folder: Path, s3: S3Server, num_cpus: int) -> Iterator[RayCluste
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "STPRIVACY_STORAGE": s3.url("project"),
         "STPRIVACY_NODE_CACHE": str(folder / "node-cache"), "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
     }  # fmt: skip
-    address, log = f"http://127.0.0.1:{(dashboard := free_port())}", folder / "ray.log"
-    ports = {name: free_port() for name in ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")}
-    command = [
-        sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.2",
-        f"--port={free_port()}", f"--temp-dir={ray_folder}", f"--num-cpus={num_cpus}", "--include-dashboard=true",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", *(f"--{name}-port={port}" for name, port in ports.items()),
-    ]  # fmt: skip
+    log = folder / "ray.log"
     try:
         for _ in range(STARTS):
+            address, command = _head(ray_folder, num_cpus)  # other ports each time: somebody may have taken one meanwhile
             with open(log, "wb") as file:
                 head = subprocess.Popen(command, cwd=folder, env=common, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
             if _answers(address, head, log):
@@ -68,6 +64,17 @@ def ray_cluster(folder: Path, s3: S3Server, num_cpus: int) -> Iterator[RayCluste
     finally:
         _end(folder, head)
         shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+def _head(ray_folder: Path, num_cpus: int) -> tuple[str, list[str]]:
+    """Where jobs can be submitted, and the command of a head that takes them."""
+    names = ("port", *(f"{of}-port" for of in ("dashboard", *AGENTS)))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    return f"http://127.0.0.1:{ports['dashboard-port']}", [
+        sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.2",
+        f"--temp-dir={ray_folder}", f"--num-cpus={num_cpus}", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
+        *(f"--{name}={port}" for name, port in ports.items()),
+    ]  # fmt: skip
 
 
 def _answers(address: str, head: subprocess.Popen, log: Path) -> bool:

@@ -13,7 +13,8 @@ from tests.distributed.fault_driver import EPOCHS, STEPS, write_sources
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 SECOND = "game epoch 2 of"
-"""What a run says when it has finished the second epoch of the game: the moment to break something."""
+"""What a run says when it has finished the second epoch of the game: the moment to break something. It may be one or two further by then,
+since its lines come through Ray's log monitor."""
 ENDED = f"ended after game epoch {EPOCHS}"
 
 
@@ -81,7 +82,7 @@ def test_a_run_of_one_or_two_workers_goes_on_with_those_that_are_left(three, fol
         for node in three.nodes[1:]:
             three.kill(node)
         assert run.end() == 0, run.text[-4000:]
-    found = re.search("going on after game epoch ([23]), written by 2 workers, with 1", run.text)
+    found = re.search("going on after game epoch ([2-4]), written by 2 workers, with 1", run.text)
     assert found, run.text[-4000:]
     assert f"{ENDED}, 1 workers" in run.text
     assert_same_game(run, undisturbed, int(found[1]))
@@ -113,8 +114,8 @@ def test_a_killed_driver_whose_command_is_given_again(three, folder, undisturbed
         first.kill()
     with running(three, folder, "driver", 2, log="-again") as second:
         assert second.end() == 0, second.text[-4000:]
-    assert re.search(r"going on after game epoch [23]\b", second.text)
-    assert min(epochs_played(second)) > 2
+    assert re.search(r"going on after game epoch [2-4]\b", second.text)
+    assert all(epoch > 2 for epoch in epochs_played(second))
     assert_same_losses(second, undisturbed)
 
 
@@ -149,7 +150,7 @@ def test_no_room_for_the_workers_is_waited_for_and_then_said(three, folder):
     three.grow(3)
     with running(three, folder, "no-room", 2, log="-again") as again:
         assert again.end() == 0, again.text[-4000:]
-    assert min(epochs_played(again)) > 2
+    assert all(epoch > 2 for epoch in epochs_played(again))
 
 
 def test_fewer_workers_than_before(three, folder, undisturbed):
@@ -158,7 +159,7 @@ def test_fewer_workers_than_before(three, folder, undisturbed):
         first.kill()
     with running(three, folder, "fewer", 1, log="-again") as second:
         assert second.end() == 0, second.text[-4000:]
-    found = re.search("going on after game epoch ([23]), written by 2 workers, with 1", second.text)
+    found = re.search("going on after game epoch ([2-4]), written by 2 workers, with 1", second.text)
     assert found, second.text[-4000:]
     assert_same_game(second, undisturbed, int(found[1]))
 

@@ -54,7 +54,7 @@ class Driver:
 
     @property
     def lines(self) -> list[str]:
-        return self.log.read_text().splitlines()
+        return self.log.read_text(errors="replace").splitlines()  # a letter may be half written
 
     def wait_for(self, condition, seconds: float = 1200) -> None:
         until = time.monotonic() + seconds

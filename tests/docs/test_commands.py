@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from stprivacy.config import Params
 
+pytestmark = pytest.mark.timeout(300)  # for imports of MLflow and DVC, on a busy machine
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELL = {"cd", "cp", "eval", "export", "git", "ln", "mkdir", "pip", "source"}

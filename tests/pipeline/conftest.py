@@ -81,7 +81,7 @@ class Project:
         return found
 
     def kill(self, words: str) -> None:
-        """Kill -9 every process of this project whose command line has these words; one that ends by itself meanwhile is dead, too."""
+        """Kill -9 every process of this project with these words in its command line, all with ""; one that ends meanwhile is dead, too."""
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 if words in " ".join(process.cmdline()):
@@ -108,6 +108,12 @@ class Project:
         yaml.dump(params, path)
 
 
+def assert_shown(lines: list, expected: list) -> None:
+    """Each was shown once, in order. The last line of a worker may come too late: Ray shows what its log monitor has read until the end."""
+    assert lines == expected[: len(lines)]
+    assert len(lines) >= len(expected) - 1, (lines, expected)
+
+
 @contextmanager
 def made_project(folder: Path) -> Iterator[Project]:
     """The source files (tracked, or new and not ignored) in `folder`, as a repository; what they start is ended."""
@@ -131,8 +137,7 @@ def ended(project: Project) -> Iterator[Project]:
     try:
         yield project
     finally:
-        for process in project.processes():
-            process.kill()
+        project.kill("")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The project's own services (`stprivacy services`) in a folder of the test session, on free ports."""
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -56,12 +57,19 @@ class Services:
         names = [name] if name else [service.name for service in SERVICES]
         return [each for one in names for each in belonging(state.mark, one, state.processes.get(one))]
 
+    def lasting(self) -> list[psutil.Process]:
+        """What runs as long as the services do: of Postgres its own process alone, since what it starts comes and goes."""
+        names = [service.name for service in SERVICES if service.name != "postgres"]
+        main = Folder.existing(self.folder).state.processes["postgres"].find()
+        return [*([main] if main else []), *(process for name in names for process in self.processes(name))]
+
     def kill(self, name: str) -> None:
         """kill -9, workers included."""
         found = self.processes(name)
         assert found
         for process in found:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended with the one before it
+                process.kill()
         psutil.wait_procs(found, timeout=10)
 
 

@@ -130,7 +130,7 @@ def test_of_a_folder_only_what_is_new_travels(server: S3Server, tmp_path: Path) 
 
 @pytest.fixture
 def slow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
-    """A server that takes four seconds for the 8 MB of these tests."""
+    """A server that takes seconds for a file of these tests: it sends 2 MiB a second, after at most 4 MiB that it has saved up."""
     with rclone_server(tmp_path_factory.mktemp("s3") / "slow", "--bwlimit", "2M") as server:
         used(server, monkeypatch)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "6")
@@ -280,10 +280,10 @@ def test_a_server_that_is_away_is_told_by_every_call(rclone: S3Server, tmp_path:
 def test_a_server_that_stays_away_in_mid_transfer_is_told_and_leaves_only_what_can_be_gone_on_with(
     slow: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = random_file(slow.folder / slow.bucket / "some" / "prefix" / "big", 4_000_000)
+    source = random_file(slow.folder / slow.bucket / "some" / "prefix" / "big", 10_000_000)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     storage, part = open_storage(), tmp_path / "out" / ".big.part"
-    fault = threading.Thread(target=lambda: (_until(lambda: part.exists() and part.stat().st_size > 1_000_000), slow.kill()))
+    fault = threading.Thread(target=lambda: (_until(lambda: part.exists() and part.stat().st_size > 1_000_000), slow.kill()), daemon=True)
     fault.start()
     with pytest.raises(RunError, match="nothing answers at"):
         storage.get("big", tmp_path / "out" / "big", sha256(source))

@@ -71,24 +71,33 @@ def test_decord_gives_the_frames_of_another_reader_on_real_video() -> None:
 
 
 def test_each_kind_of_broken_video_is_quarantined_with_its_reason_and_the_others_are_decoded(tmp_path: Path) -> None:
-    """One run over all of them, since each start of a worker costs a second."""
     good = grey_video(tmp_path / "good.mp4")
-    (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("this is no video\n" * 100)
     (tmp_path / "cut.mp4").write_bytes(good.read_bytes()[:400])
     audio_only(tmp_path / "audio.mp4")
-    # Opening a pipe that nobody writes to blocks for ever, in the C code below decord, as its hangs on broken files do.
-    os.mkfifo(tmp_path / "hangs.mp4")
-    names = ("hangs", "empty", "text", "cut", "audio", "missing", "good")
-    result = decoded([video_at(tmp_path / f"{name}.mp4") for name in names], tmp_path / "frames", timeout_s=4)
+    names = ("text", "cut", "audio", "good")
+    result = decoded([video_at(tmp_path / f"{name}.mp4") for name in names], tmp_path / "frames")
     assert list(result) == list(names)
     assert result["good"].shape == (6, 32, 64)
     reasons = {name: one.reason for name, one in result.items() if one.shape is None}
     assert reasons.keys() == set(names) - {"good"}
-    assert reasons["hangs"] == "decoding took longer than preprocess.timeout_s = 4 s"
-    assert reasons["empty"] == "the file is empty" and reasons["missing"] == "no such file"
-    assert all(reasons[name].startswith("not decodable: ") for name in ("text", "cut", "audio"))
+    assert all(reason.startswith("not decodable: ") for reason in reasons.values())
     assert [path.name for path in (tmp_path / "frames").iterdir()] == [result["good"].frames.name]
+
+
+def test_a_video_that_takes_too_long_is_given_up_and_those_behind_it_are_looked_at(tmp_path: Path) -> None:
+    """Those behind it need no decord, whose import alone may take so long on a busy machine."""
+    # Opening a pipe that nobody writes to blocks for ever, in the C code below decord, as its hangs on broken files do.
+    os.mkfifo(tmp_path / "hangs.mp4")
+    (tmp_path / "empty.mp4").touch()
+    names = ("hangs", "empty", "missing")
+    result = decoded([video_at(tmp_path / f"{name}.mp4") for name in names], tmp_path / "frames", num_processes=1, timeout_s=4)
+    assert {name: (one.shape, one.reason) for name, one in result.items()} == {
+        "hangs": (None, "decoding took longer than preprocess.timeout_s = 4 s"),
+        "empty": (None, "the file is empty"),
+        "missing": (None, "no such file"),
+    }
+    assert list((tmp_path / "frames").iterdir()) == []
 
 
 def test_a_decoder_that_kills_its_process_costs_one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +191,7 @@ def test_a_killed_run_leaves_no_worker_behind_and_goes_on_where_it_was(tmp_path:
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert len(workers) >= 2
-    wait_for(lambda: not any(lives(worker) for worker in workers), seconds=20)
+    wait_for(lambda: not any(lives(worker) for worker in workers))
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "frames").glob("*.npy")}
     (tmp_path / "hangs.mp4").unlink()
     grey_video(tmp_path / "hangs.mp4")

@@ -90,6 +90,7 @@ def test_shards_are_fetched_ahead_of_use_in_the_order_that_is_named(left: Path, 
     named = Event()
     monkeypatch.setattr(fetched.FetchedShards, "_fetch", slowly)
     reader = ShardReader(left, "train")
+    until(lambda: order)  # else the thread may see the first order and the second one at once
     last_to_first = list(range(NUM_TRAIN))[::-1]
     reader.fetch_ahead(last_to_first)
     named.set()
@@ -103,6 +104,7 @@ def test_shards_are_fetched_ahead_of_use_in_the_order_that_is_named(left: Path, 
 def test_what_the_cache_has_dropped_is_fetched_again(left: Path, tmp_path: Path) -> None:
     reader = ShardReader(left, "val")
     frames = reader.read(0, 0, 2)
+    until(lambda: not (reader.fetched and reader.fetched.thread and reader.fetched.thread.is_alive()))  # it works in that folder, too
     shutil.rmtree(tmp_path / "cache")
     np.testing.assert_array_equal(reader.read(0, 0, 2), frames)
     assert list(num_fetched(tmp_path).values()) == [2]

@@ -217,7 +217,7 @@ def test_labels_of_another_form_are_refused(wrong: dict[object, object], message
         import_labels(tmp_path / "p", tmp_path / "out.txt")
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.data())
 def test_a_damaged_pickle_is_read_or_refused_and_never_anything_else(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(pickle.dumps(labels(), protocol=4))

@@ -40,7 +40,7 @@ shapes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1
 names = st.lists(st.text("abc_-0", min_size=1, max_size=150), min_size=9, max_size=9, unique=True)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(shapes, names, st.sampled_from([1e-6, 2e-3, 1.0]))
 def test_tarfile_finds_every_clip_where_the_index_says(
     tmp_path_factory: pytest.TempPathFactory, shapes: list[tuple[int, int, int]], names: list[str], max_megabytes: float

@@ -1,11 +1,12 @@
 """The front in a real MLflow store: one run a point, brought up to date and never doubled; data and machine beside the stages' runs."""
 
 import json
-import time
 from dataclasses import replace
+from threading import Event
 
 import mlflow
 import pytest
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from stprivacy import tracking
 from stprivacy.config import Policy, load_params
@@ -157,8 +158,11 @@ def test_the_data_set_of_a_stage_is_its_runs_input(client, params, tmp_path):
 
 def test_training_logs_the_load_of_its_machine(client, params, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    sampled, publish = Event(), SystemMetricsMonitor.publish_metrics
+    monkeypatch.setattr(SystemMetricsMonitor, "publish_metrics", lambda *given: (publish(*given), sampled.set()))
     for stage, watched in (("train", True), ("evaluate", False)):
+        sampled.clear()
         with tracking.start(stage, params_of(params, "load"), "watched") as run:
-            time.sleep(1.5)
+            assert sampled.wait(60 if watched else 1.5) == watched
         names = client.get_run(run.id).data.metrics
         assert any(name.startswith("system/") for name in names) == watched

@@ -119,6 +119,19 @@ def test_a_second_purge_finds_nothing(project: Path, monkeypatch, capsys) -> Non
     assert capsys.readouterr().out.startswith(f"{GONE}: nothing to remove\n")
 
 
+def test_what_the_node_s_cache_drops_meanwhile_is_no_failure(project: Path, tmp_path: Path, monkeypatch) -> None:
+    is_file = Path.is_file
+
+    def raced(self: Path) -> bool:
+        there = is_file(self)
+        if there and self.parent == tmp_path / "cache":
+            self.unlink()  # before its size is asked for
+        return there
+
+    monkeypatch.setattr(Path, "is_file", raced)
+    assert purge(monkeypatch, GONE, "--yes") == 0
+
+
 @pytest.mark.parametrize("answer", ["n\n", ""])
 def test_without_a_yes_nothing_is_removed(project: Path, tmp_path: Path, monkeypatch, capsys, answer: str) -> None:
     before = everything(tmp_path)

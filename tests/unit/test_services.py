@@ -45,10 +45,10 @@ def started(tmp_path):
             os.waitpid(process.pid, 0)
 
 
-def marked(mark, name, number):
-    """What carries the mark, as soon as there are so many: a child has its own environment a moment after it is born."""
+def until(condition):
     deadline = time.monotonic() + 60
-    while len(found := belonging(mark, name, None)) < number and time.monotonic() < deadline:
+    while not (found := condition()):
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     return found
 
@@ -102,11 +102,12 @@ def test_a_pid_that_is_somebody_elses_by_now_is_not_ours(started):
     assert Process(process.pid, process.created - 10).find() is None
 
 
-def test_orphans_of_a_crash_are_found_by_their_mark_and_nobody_else_is(started):
-    parent = started(f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{SLEEP}'])", "ours:one")
+def test_orphans_of_a_crash_are_found_by_their_mark_and_nobody_else_is(started, tmp_path):
+    parent = started(f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); {SLEEP}'])", "ours:one")
     other = started(SLEEP, "theirs:one")
     sibling = started(SLEEP, "ours:two")
-    assert len(marked("ours", "one", 2)) == 2
+    until(lambda: "1\n" in (tmp_path / "log").read_text())  # before that a child may have no environment of its own yet
+    assert len(belonging("ours", "one", None)) == 2
     killed = psutil.Process(parent.pid)
     killed.kill()
     killed.wait(10)
@@ -117,18 +118,11 @@ def test_orphans_of_a_crash_are_found_by_their_mark_and_nobody_else_is(started):
     assert sibling.find() is not None
 
 
-def test_who_does_not_end_politely_is_killed(started):
+def test_who_does_not_end_politely_is_killed(started, tmp_path):
     process = started("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(300)")
-    deadline = time.monotonic() + 60
-    while not (process.find() and "ready" in _log_of(process)) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: "ready" in (tmp_path / "log").read_text())
     end(belonging("mark", "one", process), signal.SIGTERM, process, seconds=0.5)
     assert process.find() is None
-
-
-def _log_of(process):
-    with open(f"/proc/{process.pid}/fd/1") as log:
-        return log.read()
 
 
 def test_a_service_that_does_not_come_up_shows_the_end_of_its_log(started, tmp_path, capsys):

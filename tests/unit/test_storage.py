@@ -98,6 +98,21 @@ def test_a_folder_that_somebody_else_removes_or_fills_meanwhile_is_no_failure(st
     assert not store.exists("runs/trials/a/x")
 
 
+def test_what_somebody_else_removes_while_it_is_listed_is_left_out(store: FolderStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker asks which checkpoints there are while another one removes the oldest."""
+    for key in ("runs/train/game-0001/model", "runs/train/game-0002/model"):
+        store.put_bytes(key, b"1")
+    walk = os.walk
+
+    def raced(top: Path) -> list:
+        seen = list(walk(top))
+        shutil.rmtree(store.root / "runs/train/game-0001")
+        return seen
+
+    monkeypatch.setattr(storage.os, "walk", raced)
+    assert store.list("runs/train") == {"runs/train/game-0002/model": 1}
+
+
 @given(st.text("a./\\\0", max_size=8))
 def test_no_key_leads_out_of_the_storage(key: str) -> None:
     root = Path("/root/of/storage")
@@ -287,7 +302,8 @@ def test_the_cache_drops_what_killed_processes_left_and_lets_others_end_meanwhil
     (sha256,) = put_objects(store, tmp_path, "content")
     folder = filled(tmp_path / "cache", **{".left.0.part": "half", ".going-on.1.part": "half"})
     os.utime(folder / ".left.0.part", (time.time() - 2 * cache.ABANDONED_S,) * 2)
-    (folder / ".ended.2.part").symlink_to("nothing")  # listed, and not there when it is looked at
+    for name in (".ended.2.part", "0" * 64):
+        (folder / name).symlink_to("nothing")  # listed, and not there when it is looked at
     NodeCache(folder, 1000).fetch(store, sha256)
     assert held(folder) == {".going-on.1.part": "half", sha256: "content"}
 

@@ -1,6 +1,7 @@
 """What stands in MLflow after a stage, in a real store."""
 
 import os
+import time
 
 import mlflow
 import pytest
@@ -123,6 +124,24 @@ def test_metrics_wait_for_a_server_that_went_away_and_the_run_goes_on(client, pa
         run.client.log_batch = send
         run.metrics({"loss/total": 1.0}, 1)
     assert [metric.value for metric in client.get_metric_history(run.id, "loss/total")] == [2.0, 1.0]
+
+
+def test_metrics_whose_answer_was_lost_are_sent_again_and_kept_once(client, params, capsys):
+    with tracking.start("train", params, "an answer is lost") as run:
+        send = run.client.log_batch
+
+        def unanswered(*given, **named):
+            send(*given, **named)
+            time.sleep(0.01)  # what is sent again has another time, if it is stamped again
+            raise OSError("timed out")
+
+        run.client.log_batch = unanswered
+        run.metrics({"loss/total": 2.0, "loss/action": 1.0}, 0)
+        assert "2 metrics wait for the next try" in capsys.readouterr().err
+        run.client.log_batch = send
+        run.metrics({"loss/total": 1.0}, 1)
+    assert [metric.value for metric in client.get_metric_history(run.id, "loss/total")] == [2.0, 1.0]
+    assert [metric.value for metric in client.get_metric_history(run.id, "loss/action")] == [1.0]
 
 
 def test_a_run_whose_last_metrics_cannot_be_delivered_ends_with_one_clear_line(client, params, monkeypatch):
