@@ -108,7 +108,7 @@ def check_python(words: list[str]) -> None:
     assert words[0] == "-m", words
     ended = subprocess.run(
         [sys.executable, "-m", words[1], "--help"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False, timeout=100,
+        check=False, timeout=250,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     for option in (word for word in words[2:] if word.startswith("--")):
@@ -147,7 +147,7 @@ PROGRAMS = [
 def test_a_program_that_is_shown_runs(program):
     ended = subprocess.run(
         [sys.executable, "-"], input=program, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False, timeout=100,
+        check=False, timeout=250,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout
