@@ -78,7 +78,9 @@ def swept(tmp_path_factory):
     seen: dict = {"folder": folder}
     first = Driver(folder, "killed", num_cpus=1)
     try:
-        first.wait_for(lambda: any(line.startswith(f"{SECOND}: epoch 1") for line in first.lines))
+        # Not by the lines of its epochs, which come so late that it may have played the last one by then.
+        sealed = "trial-*/game-*/seal-0.json"
+        first.wait_for(lambda: f"{SECOND}: starts" in first.lines and any((folder / ".cache/stprivacy/train").glob(sealed)))
         seen["finished"] = {
             path: path.stat().st_mtime_ns for path in (folder / ".cache/stprivacy/trials").rglob("*.*") if ".work" not in str(path)
         }
