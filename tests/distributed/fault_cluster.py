@@ -102,7 +102,6 @@ def nodes(folder: Path, **environment: str) -> Iterator[Nodes]:
     """A cluster whose processes have `environment`; what is left of it at the end is killed by id."""
     mark = f"{os.getpid()}-{folder.name}"
     ours = environment | {MARK: mark, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    ours |= {"RAY_raylet_start_wait_time_s": "90"}  # 30 by default, too few on a machine that is busy with something else
     before = {name: os.environ.get(name) for name in [*ours, "RAY_ADDRESS"]}
     os.environ.pop("RAY_ADDRESS", None)  # whoever runs the tests may have a cluster
     os.environ.update(ours)
