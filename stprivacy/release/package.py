@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ def log_package(run_id: str, folder: Path, keep_ratio: float, content: str) -> t
         shutil.copyfile(folder / WEIGHTS, weights)
         settings.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         clip = Clip(**config["clip"])
-        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        with mlflow.start_run(run_id=run_id), _no_bytecode(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # the signature says it all
             info = mlflow.pyfunc.log_model(
                 name=f"anonymizer-{content}",
@@ -45,6 +48,16 @@ def log_package(run_id: str, folder: Path, keep_ratio: float, content: str) -> t
                 pip_requirements=[f"stprivacy=={__version__}"],
             )
     return info.model_uri, info.model_id
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """MLflow tries the example while it packs; what Python compiles then would be packed, too: code that nobody reads."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def signature(clip: Clip, keep_ratio: float) -> Any:

@@ -222,8 +222,12 @@ def test_a_clean_process_elsewhere_gives_the_librarys_bytes(project, project_roo
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_package_holds_tensors_numbers_and_code_and_no_pickle(project, client):
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/2", tracking_uri=f"sqlite:///{project}/mlflow.db"))
+def test_a_package_holds_tensors_numbers_and_code_and_no_pickle(project, client, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # MLflow runs the code once while it packs
+    small_model(project / "models/anonymizer", seed=6)
+    register(monkeypatch)  # another package than the others', which may have been loaded since, where they lie
+    assert sys.dont_write_bytecode is False
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/4", tracking_uri=f"sqlite:///{project}/mlflow.db"))
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"artifacts/anonymizer.safetensors", "artifacts/config.json", "served.py", "MLmodel", "input_example.json"} <= files
     assert {Path(file).suffix for file in files} <= {".safetensors", ".json", ".py", ".yaml", ".txt", ""}
@@ -232,7 +236,7 @@ def test_a_package_holds_tensors_numbers_and_code_and_no_pickle(project, client)
     assert all(line.startswith(("stprivacy==", "mlflow==")) for line in requirements)
     config = json.loads((folder / "artifacts/config.json").read_text())
     assert config["model"]["keep_ratio"] == CHOICE["keep_ratio"]  # a version is weights and keep ratio
-    signature = mlflow.models.get_model_info(f"models:/{NAME}/2").signature
+    signature = mlflow.models.get_model_info(f"models:/{NAME}/4").signature
     assert signature.inputs.to_dict() == signature.outputs.to_dict()
     assert signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "uint8", "shape": (-1, 4, 16, 16, 3)}
     assert [(param.name, param.default) for param in signature.params] == [("keep_ratio", 0.6325), ("seed", None)]
