@@ -44,12 +44,18 @@ class Folder:
         path.chmod(0o711)
         for name in ("s3", "logs"):
             (path / name).mkdir(mode=0o700, exist_ok=True)
+        if not (path / "state.json").exists():
+            with _locked(path):  # two first starts at once agree on one set of passwords
+                cls._make(path)
+        return cls(path, _read_state(path / "state.json"), json.loads((path / "secrets.json").read_text()))
+
+    @classmethod
+    def _make(cls, path: Path) -> None:
+        """What is missing: passwords, then an empty state."""
         if not (path / "secrets.json").exists():
             write_private(path / "secrets.json", json.dumps({name: secrets.token_urlsafe(24) for name in SECRETS}, indent=2) + "\n")
-        passwords = json.loads((path / "secrets.json").read_text())
         if not (path / "state.json").exists():
-            cls(path, State(secrets.token_hex(8)), passwords).save()
-        return cls(path, _read_state(path / "state.json"), passwords)
+            cls(path, State(secrets.token_hex(8)), {}).save()
 
     @classmethod
     def existing(cls, path: Path) -> "Folder":
@@ -61,8 +67,7 @@ class Folder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One start or stop at a time. What another did meanwhile is read again."""
-        with open(self.path / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(self.path):
             self.state = _read_state(self.path / "state.json")
             yield
 
@@ -83,6 +88,13 @@ class Folder:
         port = wanted or (last if last and _is_free(last) else _free_port(set(self.state.ports.values())))
         self.state.ports[name] = port
         return port
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_private(path: Path, text: str) -> Path:

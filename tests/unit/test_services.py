@@ -3,11 +3,14 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -62,6 +65,24 @@ def test_passwords_are_made_once_and_only_their_owner_can_read_them(folder):
     assert len(set(folder.passwords.values())) == len(folder.passwords)
     for name in ("secrets.json", "state.json"):
         assert (folder.path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_first_starts_at_once_agree_on_one_set_of_passwords(tmp_path, monkeypatch):
+    together, draw = threading.Barrier(4), secrets.token_urlsafe
+
+    def slow(length):
+        time.sleep(0.01)  # long enough for all four to find no passwords yet, unless one at a time looks
+        return draw(length)
+
+    def first_start(_):
+        together.wait()
+        made = Folder.open(tmp_path / "services")
+        return made.passwords, made.state.mark
+
+    monkeypatch.setattr(secrets, "token_urlsafe", slow)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(first_start, range(4)))
+    assert made == made[:1] * 4
 
 
 def test_a_port_stays_the_same_while_it_is_free(folder):
