@@ -24,13 +24,19 @@ def main() -> None:
 
 
 def train_here(method: BaselineKind, params_file: Path) -> None:
-    """Read params and inputs, play, leave the models in models/baselines/<method>."""
+    """Read params and inputs, play (or take what is there already), leave the models in models/baselines/<method>."""
     params = load_params(params_file).for_baseline(method)
-    if params.train.anonymizer_from:  # beside it, a network that has met the data set it is judged on would not compare
-        taken = f"train.anonymizer_from = {params.train.anonymizer_from}: it is judged on actions that it has not met"
-        raise UserError(f"{params_file}: {taken}, and {method} would be trained on them; set baselines.methods: []")
+    taken_from = params.baselines.taken_from
+    if bool(taken_from) != bool(params.train.anonymizer_from):
+        why = f"of the anonymizer and {method} one would be judged on actions that it has met, and the other not"
+        raise UserError(f"{params_file}: {why}; set both train.anonymizer_from and baselines.taken_from, or neither")
     shards, models = Path("data/shards") / params.dataset.name, MODELS / method
     outputs = {"anonymizer": models / "anonymizer", "init": models / "init", "history": RESULTS / method / "history.csv"}
+    if taken_from:
+        from stprivacy.training.transfer import take_over  # torch
+
+        take_over(Path(taken_from) / method / "anonymizer", params.clip, params.model, outputs)
+        return
     with timed(f"train-baseline@{method}"), tracking.start("train", params, method, inputs=[shards, RECOGNIZERS]) as run:
         from stprivacy.training.distributed import train  # Ray: seconds to import
 

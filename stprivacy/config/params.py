@@ -6,7 +6,7 @@ from stprivacy.config.base import Section
 from stprivacy.config.data import Clip, Dataset, Preprocess, Shard
 from stprivacy.config.evaluation import Evaluate, Pareto, Register, Tracking
 from stprivacy.config.networks import Channel, Model, Recognizers
-from stprivacy.config.training import BaselineKind, Baselines, Sweep, Train
+from stprivacy.config.training import BaselineGame, BaselineKind, Baselines, Sweep, Train
 
 
 class Params(Section):
@@ -31,8 +31,13 @@ class Params(Section):
     tracking: Tracking = Tracking()
 
     def for_baseline(self, kind: BaselineKind) -> "Params":
-        """The same experiment with a frame network of this kind as its model."""
-        return self.model_copy(update={"model": self.model.model_copy(update={"kind": kind, "base_width": self.baselines.base_width})})
+        """The same experiment with a frame network of this kind as its model, and what `baselines` changes in its init and game."""
+        baselines, train = self.baselines, self.train
+        model = self.model.model_copy(update={"kind": kind, "base_width": baselines.base_width})
+        init = train.init.model_copy(update={"reconstruction_weight": baselines.reconstruction_weight})
+        own: BaselineGame = getattr(baselines.game, kind)
+        game = train.game.model_copy(update=own.model_dump(exclude_none=True))
+        return self.model_copy(update={"model": model, "train": train.model_copy(update={"init": init, "game": game})})
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Params":

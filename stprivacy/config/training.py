@@ -50,6 +50,11 @@ class ClosedForm(Section):
     """Also attack what the linear attacker reads: mean, spread and change over time of every pixel of a small picture."""
 
 
+Objective = Literal["entropy", "prior", "negative"]
+Combine = Literal["mean", "strongest"]
+NumSteps = Annotated[int, Field(ge=0)]
+
+
 class Game(Section):
     """Phase 2: anonymizer player against adversary player (paper §3.4)."""
 
@@ -59,16 +64,16 @@ class Game(Section):
     """Share of the steps after which the anonymizer's rate falls linearly to a tenth; `schedule: cosine` ignores it."""
     ramp_steps: Annotated[int, Field(ge=0)] = 50
     """Steps over which the privacy terms grow to their weight."""
-    objective: Literal["entropy", "prior", "negative"] = "entropy"
+    objective: Objective = "entropy"
     """Privacy objective: BCE towards 0.5, BCE towards the attribute's share of training clips, or −BCE as in the paper."""
     rate_weight: Weight = 0.0
     """Weight of the release's information rate through the noisy channel, in nats a pixel value; 0 for none, as in the paper."""
     reference_weight: Weight = 1.0
     """Weight of the frozen reference recognizer's cross-entropy."""
     adversaries: tuple[Adversary, ...] = (Adversary(), Adversary(start="fresh"), Adversary(kind="cnn2d"))
-    combine: Literal["mean", "strongest"] = "mean"
+    combine: Combine = "mean"
     """Privacy objective over several adversaries: their mean, or that of the one hardest to fool in this global batch (VITA)."""
-    restart_every: Annotated[int, Field(ge=0)] = 0
+    restart_every: NumSteps = 0
     """Steps after which all adversaries begin anew from random weights (VITA); 0 for never."""
     adversary_steps: Count = 4
     """Steps of the adversary player after each step of the anonymizer player."""
@@ -131,10 +136,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _source_is_not_an_output(self) -> "Train":
-        outs = ("models/anonymizer", "models/init", "models/sweep", "models/recognizers", "models/baselines")
-        place = f"{posixpath.normpath(self.anonymizer_from)}/" if self.anonymizer_from else ""
-        if place.startswith(tuple(f"{out}/" for out in outs)):
-            raise ValueError(f"anonymizer_from {place}: DVC empties that folder before the stage runs; copy it, for example to models/kept")
+        _refuse_output("anonymizer_from", self.anonymizer_from)
         return self
 
     @model_validator(mode="after")
@@ -146,16 +148,52 @@ class Train(Section):
         return self
 
 
+def _refuse_output(key: str, folder: str | None) -> None:
+    """Raises ValueError for a folder to take models from that a stage writes."""
+    outs = ("models/anonymizer", "models/init", "models/sweep", "models/recognizers", "models/baselines")
+    place = f"{posixpath.normpath(folder)}/" if folder else ""
+    if place.startswith(tuple(f"{out}/" for out in outs)):
+        raise ValueError(f"{key} {place}: DVC empties that folder before the stage runs; copy it, for example to models/kept")
+
+
 BaselineKind = Literal["unet", "itnet", "collective"]
 
 
+class BaselineGame(Section):
+    """In what a baseline's own game differs from `train.game`; null for the same."""
+
+    objective: Objective | None = None
+    combine: Combine | None = None
+    restart_every: NumSteps | None = None
+
+
+class BaselineGames(Section):
+    """The differences by kind; one that is left out plays `train.game` as it is."""
+
+    unet: BaselineGame = BaselineGame()
+    itnet: BaselineGame = BaselineGame()
+    collective: BaselineGame = BaselineGame()
+
+
 class Baselines(Section):
-    """Learned baselines: anonymizers of other kinds, trained by the same game as the model and judged by the same attackers."""
+    """Learned baselines: anonymizers of other kinds, trained by the model's game (but for `game`) and judged by the same attackers."""
 
     methods: tuple[BaselineKind, ...] = ()
-    """What `train-baseline` trains and `evaluate-baseline` judges; empty for none. Everything but `model` is theirs, too."""
+    """What `train-baseline` trains and `evaluate-baseline` judges; empty for none. All but `model` and what follows is theirs, too."""
     base_width: Count | None = None
     """Their `model.base_width`: channels of the first layer, null for the published one, which is for GPUs."""
+    reconstruction_weight: Weight = 10.0
+    """Their `train.init.reconstruction_weight`: they begin by learning to repeat their input, as in SPAct and VITA."""
+    game: BaselineGames = BaselineGames()
+    """What of their papers' own games they are trained with; empty for `train.game`, so that the networks alone are compared."""
+    taken_from: str | None = None
+    """Folder like models/baselines of another data set's experiment, `<kind>/anonymizer` in it: theirs are judged on this one as they
+    are, beside `train.anonymizer_from`. It must lie outside what the stages write."""
+
+    @model_validator(mode="after")
+    def _source_is_not_an_output(self) -> "Baselines":
+        _refuse_output("taken_from", self.taken_from)
+        return self
 
 
 class Range(Section):

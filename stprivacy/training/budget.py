@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from stprivacy.config import Params
@@ -10,8 +11,10 @@ from stprivacy.data.clips import ClipViews, ShardReader
 from stprivacy.models.anonymizer import Anonymizer
 from stprivacy.models.channel import to_float
 from stprivacy.models.checkpoints import CONFIG, load_anonymizer, save_model
+from stprivacy.randomness import keyed_seed
 
 NUM_CLIPS = 256
+"""So many, drawn from the whole split: shards are in the order of keys, and the first ones show the first few actions alone."""
 
 
 def calibrate_model(folder: Path, shards: Path, params: Params) -> None:
@@ -24,6 +27,7 @@ def calibrate_model(folder: Path, shards: Path, params: Params) -> None:
     anonymizer, _ = load_anonymizer(folder)
     assert isinstance(anonymizer, Anonymizer)  # no other kind drops anything
     views = ClipViews(ShardReader(shards, "train"), params.clip, num_clips=1, num_crops=1)
-    clips = torch.stack([torch.from_numpy(views[index][0]) for index in range(min(NUM_CLIPS, len(views)))])
+    drawn = np.random.default_rng(keyed_seed("budget", params.train.seed)).permutation(len(views))[:NUM_CLIPS]
+    clips = torch.stack([torch.from_numpy(views[index][0]) for index in sorted(drawn.tolist())])
     anonymizer.calibrate(to_float(clips))
     save_model(folder, anonymizer, json.loads((folder / CONFIG).read_text()))

@@ -47,7 +47,7 @@ def build_networks(params: Params, num_actions: int, num_attributes: int, recogn
     train, sizes, clip = params.train, params.recognizers, params.clip
     torch.manual_seed(keyed_seed("networks", train.seed))
     anonymizer = build_anonymizer(params.model, clip)
-    if isinstance(anonymizer, Anonymizer):  # frame networks learn to reconstruct in init, as in their papers
+    if isinstance(anonymizer, Anonymizer):  # frame networks learn to reconstruct in init: baselines.reconstruction_weight
         if train.warm_start:
             warm_start(Path(train.warm_start), anonymizer)
         elif params.model.identity_start:

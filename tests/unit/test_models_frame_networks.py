@@ -163,6 +163,32 @@ def test_a_baseline_s_experiment_differs_in_its_model_alone(project_root):
     assert (theirs.train, theirs.channel, theirs.clip) == (params.train, params.channel, params.clip)
 
 
+@pytest.mark.parametrize("experiment", ["vp-synth", "vp-synth-baselines", "vp-synth-full", "weizmann", "folder"])
+def test_the_small_experiments_train_all_by_one_game(project_root, experiment):
+    params = load_params(project_root / "params" / f"{experiment}.yaml")
+    for kind in KINDS:
+        assert params.for_baseline(kind).train == params.train
+
+
+def test_in_the_paper_s_sizes_the_baselines_alone_begin_by_reconstructing(project_root):
+    params = load_params(project_root / "params" / "vp-hmdb51.yaml")
+    assert params.train.init.reconstruction_weight == 0
+    for kind in KINDS:
+        theirs = params.for_baseline(kind).train.init
+        assert theirs == params.train.init.model_copy(update={"reconstruction_weight": 10.0})
+
+
+@pytest.mark.parametrize("experiment", ["vp-hmdb51", "vp-ucf101", "pa-hmdb51", "celebv-hq", "p-hvu"])
+def test_in_the_paper_s_sizes_itnet_plays_vita_s_game_and_nobody_else_does(project_root, experiment):
+    params = load_params(project_root / "params" / f"{experiment}.yaml")
+    ours = params.train.game
+    theirs = params.for_baseline("itnet").train.game
+    assert (ours.objective, ours.combine, ours.restart_every) == ("negative", "mean", 0)
+    assert (theirs.objective, theirs.combine) == ("entropy", "strongest") and theirs.restart_every
+    assert theirs == ours.model_copy(update={"objective": "entropy", "combine": "strongest", "restart_every": theirs.restart_every})
+    assert params.for_baseline("unet").train.game == params.for_baseline("collective").train.game == ours
+
+
 def test_every_learned_method_has_a_folder_of_its_own():
     assert len({model_folder(method) for method in LEARNED}) == len(LEARNED)
     assert model_folder("stprivacy").as_posix() == "models/anonymizer"

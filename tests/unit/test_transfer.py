@@ -1,14 +1,17 @@
 """An anonymizer of another data set is judged as it is: nothing is trained, and what DVC would empty is refused as its place."""
 
 import csv
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pipelines import sweep, train_baseline
 from pipelines import train as stage
-from stprivacy.config import Model, load_params
+from stprivacy.config import BaselineKind, Channel, Model, load_params
 from stprivacy.errors import UserError
-from stprivacy.models.checkpoints import load_anonymizer
+from stprivacy.models.anonymizers import build_anonymizer
+from stprivacy.models.checkpoints import load_anonymizer, save_model
 from stprivacy.training.transfer import take_over
 from tests.unit.evaluation_files import CLIP, tiny_model
 from tests.unit.test_config import written
@@ -69,15 +72,70 @@ def test_the_sweep_stage_says_that_there_is_nothing_to_sweep(tmp_path):
         sweep.sweep_here(params)
 
 
-def test_no_baseline_is_trained_on_the_actions_that_the_anonymizer_has_not_met(tmp_path, monkeypatch):
+@pytest.mark.parametrize("key", ["train.anonymizer_from", "baselines.taken_from"])
+def test_nothing_trained_on_the_actions_is_judged_beside_what_has_not_met_them(tmp_path, monkeypatch, key):
     monkeypatch.chdir(tmp_path)
-    params = written(tmp_path, {"train.anonymizer_from": str(tmp_path / "kept")})
-    with pytest.raises(UserError, match=r"not met, and unet would be trained on them; set baselines\.methods: \[\]$"):
+    params = written(tmp_path, {key: str(tmp_path / "kept")})
+    said = r"has met, and the other not; set both train\.anonymizer_from and baselines\.taken_from, or neither$"
+    with pytest.raises(UserError, match=said):
         train_baseline.train_here("unet", params)
     assert not (tmp_path / "mlflow.db").exists()
 
 
-@pytest.mark.parametrize("place", ["models/anonymizer", "./models/init/", "models/sweep/p5-s0"])
-def test_a_place_that_dvc_empties_is_refused(tmp_path, place):
-    with pytest.raises(UserError, match="DVC empties that folder before the stage runs; copy it"):
-        load_params(written(tmp_path, {"train.anonymizer_from": place}))
+@pytest.mark.parametrize("place", ["models/anonymizer", "./models/init/", "models/sweep/p5-s0", "models/baselines"])
+@pytest.mark.parametrize("key", ["train.anonymizer_from", "baselines.taken_from"])
+def test_a_place_that_dvc_empties_is_refused(tmp_path, key, place):
+    with pytest.raises(UserError, match=f"{key.split('.')[1]} .*: DVC empties that folder before the stage runs; copy it"):
+        load_params(written(tmp_path, {key: place}))
+
+
+# ---------------------------------------------------------------------------------------------------- learned baselines
+
+
+def kept_baselines(folder: Path, kind: str) -> Path:
+    """A folder such as models/baselines of another experiment, with an untrained network of this kind where a unet is looked for."""
+    model = MODEL.model_copy(update={"kind": kind, "base_width": 4})
+    config = {name: section.model_dump(mode="json") for name, section in (("model", model), ("channel", Channel()), ("clip", CLIP))}
+    save_model(folder / "unet/anonymizer", build_anonymizer(model, CLIP), config)
+    return folder
+
+
+def cross_params(tmp_path: Path, base_width: int) -> Path:
+    taken = {"train.anonymizer_from": str(tmp_path / "kept"), "baselines.taken_from": str(tmp_path / "kept-baselines")}
+    sizes = {"clip.num_frames": CLIP.num_frames, "clip.size": CLIP.size, "baselines.base_width": base_width}
+    return written(tmp_path, taken | sizes)
+
+
+def test_a_learned_baseline_is_taken_as_it_is(tmp_path, monkeypatch):
+    source = kept_baselines(tmp_path / "kept-baselines", "unet") / "unet/anonymizer"
+    monkeypatch.chdir(tmp_path)
+    train_baseline.train_here("unet", cross_params(tmp_path, base_width=4))
+    for place in ("anonymizer", "init"):
+        for file in ("anonymizer.safetensors", "config.json"):
+            assert (tmp_path / "models/baselines/unet" / place / file).read_bytes() == (source / file).read_bytes()
+    assert (tmp_path / "results/train-baseline/unet/history.csv").read_text().startswith("phase,step,")
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "base_width", "said"),
+    [
+        ("itnet", 4, r"unet/anonymizer: the model there is of kind itnet, not unet; name a folder of that kind$"),
+        ("unet", 8, r"unet/anonymizer: the model there has base_width 4, and params\.yaml's 8; set base_width as in its config\.json$"),
+    ],
+)
+def test_a_learned_baseline_of_another_kind_or_width_is_refused(tmp_path, monkeypatch, kind, base_width, said):
+    kept_baselines(tmp_path / "kept-baselines", kind)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        train_baseline.train_here("unet", cross_params(tmp_path, base_width))
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("experiment", ["vp-hmdb51-to-ucf101", "vp-ucf101-to-hmdb51"])
+def test_table_2_has_its_learned_baselines(project_root, experiment):
+    """Each is taken from where the head of the experiment's file has it copied."""
+    path = project_root / "params" / f"{experiment}.yaml"
+    params = load_params(path)
+    assert params.baselines.methods == get_args(BaselineKind)
+    assert f"cp -r models/baselines {params.baselines.taken_from}\n" in path.read_text()
