@@ -18,8 +18,9 @@ export OMP_NUM_THREADS := 1
 export MALLOC_MMAP_THRESHOLD_ := 268435456
 export MALLOC_TRIM_THRESHOLD_ := 536870912
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# MLflow reports its use to its makers otherwise.
+# MLflow and Ray report their use to their makers otherwise.
 export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
 
 # The stamp is named after the content of the lock, so that a checkout that only touches the files rebuilds nothing.
 LOCK := $(shell cat constraints.txt pyproject.toml 2>/dev/null | cksum | tr -d ' ')

@@ -2,8 +2,12 @@
 
 import json
 import os
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+OF_THE_IMAGE = Path(__file__).parents[2] / "COMMIT"
+"""Written when an image is built, beside the code that it names: a job that brings its own code has none beside it."""
 
 
 class JobEnvironment(BaseModel):
@@ -29,7 +33,7 @@ class JobEnvironment(BaseModel):
         data = os.environ.get("STPRIVACY_DATA_MD5")
         return cls(
             submission_id=submission_id,
-            commit=os.environ.get("STPRIVACY_COMMIT"),
+            commit=os.environ.get("STPRIVACY_COMMIT") or (OF_THE_IMAGE.read_text().strip() if OF_THE_IMAGE.exists() else None),
             stage_hash=os.environ.get("STPRIVACY_STAGE_HASH"),
             data=json.loads(data) if data else None,
         )

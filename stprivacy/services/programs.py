@@ -157,6 +157,7 @@ def ray_environment(folder: Folder) -> dict[str, str]:
     """Jobs on the nodes find storage and tracking server as their submitter does, and this `python` first."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     ours = ray_token(folder) | s3_client(folder) | mlflow_client(folder)
+    ours |= {"RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/"}  # a head tells Ray's makers even that it tells them nothing
     return plain_environment() | ours | {"PATH": path, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300"}
 
 

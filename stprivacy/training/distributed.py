@@ -45,7 +45,10 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",  # DeepSpeed's use of torch
 }
-DRIVER_ENVIRONMENT = WORKER_ENVIRONMENT | {"RAY_DEDUP_LOGS": "0"}  # progress of two attackers is no repetition
+DRIVER_ENVIRONMENT = WORKER_ENVIRONMENT | {
+    "RAY_DEDUP_LOGS": "0",  # progress of two attackers is no repetition
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray reports its use to its makers otherwise
+}
 """To be set before Ray is imported, which reads some of it at that moment alone."""
 
 
@@ -201,7 +204,10 @@ def fit(
         from stprivacy.training.watch import Watch
 
         # Asked of the cluster: where this runs there may be none, as in a trial of a sweep, which holds no GPU itself.
-        has_gpus = ray.cluster_resources().get("GPU", 0) >= min(_counts(num_workers))
+        num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        has_gpus = num_gpus >= min(_counts(num_workers))
+        if num_gpus and not has_gpus:
+            print(f"training on CPUs: {most} workers and {num_gpus} GPUs; STPRIVACY_NUM_WORKERS={num_gpus} takes the GPUs", flush=True)
         watched: list[Any] = [*callbacks, Watch(num_workers, patience_s)]
         trainer = TorchTrainer(
             ray_worker,

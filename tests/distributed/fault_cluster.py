@@ -109,6 +109,8 @@ def nodes(folder: Path, **environment: str) -> Iterator[Nodes]:
     try:
         started = Nodes(mark)
         yield started
+        logs = Path(started.cluster.head_node.get_logs_dir_path()).glob("dashboard*.log")
+        assert not [log for log in logs if "Usage reporting is enabled" in log.read_text(errors="replace")], "Ray talks to its makers"
     finally:
         if started:
             started.cluster.shutdown()

@@ -418,3 +418,13 @@ def test_the_upload_is_the_code_and_small(project_root, tmp_path):
     assert not tops & {".git", ".venv", ".cache", ".dvc", "data", "models", "results", "mlartifacts", "tests", "docs", "infra"}
     assert "stprivacy/data/clips.py" in names
     assert (tmp_path / "upload.zip").stat().st_size < 2 << 20
+
+
+def test_code_of_an_image_names_the_images_commit_and_brought_code_does_not(monkeypatch, tmp_path):
+    monkeypatch.setenv("STPRIVACY_JOB", "raysubmit_1")
+    monkeypatch.setattr("stprivacy.config.job.OF_THE_IMAGE", tmp_path / "COMMIT")
+    assert JobEnvironment.read().commit is None
+    (tmp_path / "COMMIT").write_text("c0ffee\n")
+    assert JobEnvironment.read().commit == "c0ffee"
+    monkeypatch.setenv("STPRIVACY_COMMIT", "the submitter's")
+    assert JobEnvironment.read().commit == "the submitter's"
