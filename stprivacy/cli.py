@@ -1,7 +1,6 @@
 """The `stprivacy` command. What a subcommand needs is imported when it runs, so that `stprivacy --help` answers at once."""
 
 import difflib
-import json
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ from stprivacy.commands.ablate import ablate
 from stprivacy.commands.compare import compare
 from stprivacy.commands.results import results
 from stprivacy.commands.services import services
-from stprivacy.commands.storage import purge
+from stprivacy.commands.storage import purge, videos
 from stprivacy.errors import UserError, exit_with_one_line
 
 PARAMS, SHIPPED, RESULTS = Path("params.yaml"), Path("params"), Path("results")
@@ -143,9 +142,13 @@ def show(markdown: bool, into: Path | None, figure: Path | None, no_raw: bool) -
         click.echo(report.markdown(RESULTS), nl=False)
     elif not figure:
         report.show(RESULTS)
-        front = RESULTS / "pareto/metrics.json"
-        if front.exists():
-            click.echo(f"policy: {json.loads(front.read_text())['choice_explained']}\nmore: {front.parent / 'report.html'}")
+        from stprivacy.evaluation.provenance import judged, policy
+
+        chosen, stale = policy(RESULTS, judged(RESULTS)[0])
+        if chosen:
+            click.echo(f"policy: {chosen}\nmore: {RESULTS / 'pareto/report.html'}")
+        elif stale:
+            click.echo(stale, err=True)
     if figure:
         from stprivacy.evaluation.pictures import overview
 
@@ -242,6 +245,7 @@ cli.add_command(services)
 
 # ------------------------------------------------------------------------------------------------ what is kept of videos
 
+cli.add_command(videos)
 cli.add_command(purge)
 
 # ------------------------------------------------------------------------------------------------ for human eyes

@@ -1,4 +1,4 @@
-# Shards, checkpoints, results and MLflow's artifacts. Raw video may be in it, so it is as closed as a bucket can be.
+# Shards, checkpoints, results, MLflow's artifacts and, after `stprivacy videos put`, raw videos: so it is as closed as a bucket can be.
 
 resource "aws_s3_bucket" "storage" {
   bucket = "${var.name}-storage"

@@ -34,13 +34,13 @@ variable "tracking_security_group_ids" {
 }
 
 variable "days_to_live" {
-  description = "Days after which what lies below a prefix is deleted: raw videos that you keep in the bucket, checkpoints."
+  description = "Days after which what lies below a prefix is deleted: checkpoints. Raw videos are among the objects, and no age deletes those."
   type        = map(number)
-  default     = { "raw/" = 30, "storage/runs/" = 30 }
+  default     = { "storage/runs/" = 30 }
 
   validation {
     condition     = !anytrue([for prefix in keys(var.days_to_live) : startswith("storage/objects/", prefix)])
-    error_message = "days_to_live: shards and results are named by their content and shared; `stprivacy purge` deletes them, age must not."
+    error_message = "days_to_live: raw videos, shards and results are named by their content and shared; `stprivacy purge` deletes them, age must not."
   }
 }
 

@@ -1,6 +1,7 @@
 """`stprivacy ablate`: what each part of the method is worth, by leaving it out. Imports wait until the command runs."""
 
 import csv
+import json
 import shlex
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def ablate(rows: tuple[str, ...], path: Path, seeds: str, method: str, jobs: int
 
     Each ROW of the grid (all of them by default) is `dvc exp run --queue -S …` on the experiment that is in place; the queue is then
     worked off in folders of its own, and the workspace stays as it is. What has finished with the params.yaml that is in place is not
-    played again. The table goes to results/ablations/<grid>.md and .csv.
+    played again. The table goes to results/ablations/<grid>.md and .csv, and what it is of to <grid>.json.
 
     \b
     stprivacy ablate --dry-run                          what would run
@@ -52,6 +53,9 @@ def ablate(rows: tuple[str, ...], path: Path, seeds: str, method: str, jobs: int
         raise UserError(f"{path}: no row of it has finished yet; `stprivacy ablate` plays them")
     TABLE.mkdir(parents=True, exist_ok=True)
     (TABLE / f"{path.stem}.md").write_text(ablation.markdown(lines), encoding="utf-8")
+    names = [experiment.name for experiment in ablation.experiments(grid, (), numbers) if experiment.name in found]
+    about = ablation.origin(path, names, numbers, method)
+    (TABLE / f"{path.stem}.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     with open(TABLE / f"{path.stem}.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()

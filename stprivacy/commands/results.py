@@ -18,13 +18,15 @@ RESULTS, KEPT, PAGE, PARAMS, SHIPPED = Path("results"), Path("docs/results"), Pa
 def results(keep: bool, name: str | None, command: str | None, note: str) -> None:
     """Write docs/results.md from the runs that were kept.
 
-    It has every kept table with its command and commit, the paper's figures, and what was not run.
+    It has every kept table with its command and commit, the paper's figures, and what was not run. What stands in results/ of another
+    experiment than params.yaml is left out, and named.
 
     \b
     stprivacy results                               make the page anew
     stprivacy results --keep                        keep the run that has just ended, too
     stprivacy results --keep --name weizmann-split-1 --note "Split 1 instead of 0."
     """
+    from stprivacy.ablation import read_grid
     from stprivacy.evaluation import results_page
 
     if name and not keep:
@@ -40,7 +42,8 @@ def results(keep: bool, name: str | None, command: str | None, note: str) -> Non
         click.echo(f"{results_page.keep(RESULTS, KEPT, name, command, note)}: kept")
     about = {stem: path.read_text().splitlines()[0].removeprefix("#").strip() for stem, path in shipped.items()}
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(results_page.page(KEPT, about), encoding="utf-8")
+    grids = {path.stem: tuple(read_grid(path).rows) for path in sorted(SHIPPED.glob("ablations/*.yaml"))}
+    PAGE.write_text(results_page.page(KEPT, about, grids), encoding="utf-8")
     click.echo(f"{PAGE}: written")
 
 

@@ -1,4 +1,7 @@
-"""`stprivacy purge`: what was made of a data set's videos, removed wherever it is kept. Imports wait until the command runs."""
+"""What is kept of videos: `stprivacy videos` keeps raw ones in the storage, `stprivacy purge` removes them and what was made of them.
+
+Imports wait until a command runs.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--raw", is_flag=True, help="Also remove the folder of your own videos (dataset.source). Needs --yes.")
+@click.option("--raw", is_flag=True, help="Also remove your own videos: dataset.source, and what `videos put` sent. Needs --yes.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 def purge(name: str | None, raw: bool, yes: bool) -> None:
     """Remove what was made of a data set's videos.
@@ -28,7 +31,7 @@ def purge(name: str | None, raw: bool, yes: bool) -> None:
     stprivacy purge --raw --yes        the videos themselves, too
     """
     from stprivacy.config import load_params
-    from stprivacy.data.purge import dvc_settings, of_folder, raw_source, removals
+    from stprivacy.data.purge import dvc_settings, of_source, removals
     from stprivacy.data.storage import configured_url, open_storage
 
     project = Path()
@@ -38,9 +41,10 @@ def purge(name: str | None, raw: bool, yes: bool) -> None:
     if raw and dataset and name not in (None, dataset.name):
         raise UserError(f"--raw: params.yaml is about {dataset.name}, not {name}; `stprivacy params use` changes that")
     name = name or (dataset.name if dataset else "")
-    found = removals(name, project, open_storage() if configured_url() else None)
+    storage = open_storage() if configured_url() else None
+    found = removals(name, project, storage, raw)
     if raw and dataset:
-        found.append(of_folder(raw_source(dataset.source, project)))
+        found += of_source(dataset.source, name, project, storage)
     if not found:
         click.echo(f"{name}: nothing to remove")
     else:
@@ -60,3 +64,42 @@ def purge(name: str | None, raw: bool, yes: bool) -> None:
 def _show(found: list["Removal"], verb: str) -> None:
     for one in found:
         click.echo(f"{verb} {one.place}: {one.files} files, {one.bytes / 1e6:.1f} MB")
+
+
+@click.group()
+def videos() -> None:
+    """Keep the raw videos of params.yaml's data set in the storage.
+
+    The folder of dataset.source, whole, is kept at STPRIVACY_STORAGE, from which another machine gets it. Nothing goes there by itself;
+    `stprivacy purge --raw --yes` removes it here and there.
+
+    \b
+    stprivacy videos put                       where the videos are
+    stprivacy videos get && dvc repro          on another machine
+    """
+
+
+@videos.command()
+@click.option("--replace", is_flag=True, help="Leave out there what isn't in the folder any more.")
+def put(replace: bool) -> None:
+    """Send the folder of dataset.source. Files that are there aren't sent again; a broken upload goes on with the next file."""
+    from stprivacy.config import load_params
+    from stprivacy.data.raw_videos import put_videos, raw_key
+    from stprivacy.data.storage import open_storage, read_tree
+
+    dataset, storage = load_params().dataset, open_storage()
+    new = put_videos(storage, dataset, Path(), replace)
+    tree = read_tree(storage, raw_key(dataset.name))
+    megabytes = sum(entry.bytes for entry in tree.values()) / 1e6
+    click.echo(f"{dataset.source}: {len(tree)} files, {megabytes:.1f} MB, are in {storage.url}; {new} of them were new there")
+
+
+@videos.command()
+def get() -> None:
+    """Bring the videos to dataset.source. A folder with other content stays as it is; a broken download goes on where it broke."""
+    from stprivacy.config import load_params
+    from stprivacy.data.raw_videos import get_videos
+    from stprivacy.data.storage import open_storage
+
+    dataset, storage = load_params().dataset, open_storage()
+    click.echo(f"{dataset.source}: here, {get_videos(storage, dataset, Path())} files fetched from {storage.url}")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stprivacy.data.cache import NodeCache
-from stprivacy.data.storage import OBJECTS, TREES, Entry, Storage, read_tree, told
+from stprivacy.data.raw_videos import RAW, raw_key, source_folder
+from stprivacy.data.storage import OBJECTS, TREES, Entry, Storage, read_tree, told, tree_key
 from stprivacy.errors import UserError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -34,9 +35,10 @@ class Removal:
     remove: Callable[[], None]
 
 
-def removals(name: str, project: Path, storage: Storage | None) -> list[Removal]:
-    """All that is there of the data set `name`, raw videos not among it. Nothing is removed until somebody calls `remove`.
+def removals(name: str, project: Path, storage: Storage | None, raw: bool = False) -> list[Removal]:
+    """All that is there of the data set `name`. Nothing is removed until somebody calls `remove`.
 
+    `raw`: the raw videos in the storage, too. For those that are here, `of_source`.
     Raises UserError for a name that no data set can have: it becomes a part of paths.
     """
     if not NAME.fullmatch(name):
@@ -47,7 +49,7 @@ def removals(name: str, project: Path, storage: Storage | None) -> list[Removal]
     found = [of_folder(folder) for folder in folders if folder.exists()]
     found += _of_dvc(name, project)
     if storage:
-        found += _of_storage(name, storage)
+        found += _of_storage(name, storage, raw)
     return found
 
 
@@ -65,15 +67,17 @@ def of_folder(folder: Path) -> Removal:
     return Removal(shown, len(sizes), sum(sizes.values()), remove)
 
 
-def raw_source(source: str, project: Path) -> Path:
-    """The folder of a person's videos, for `of_folder`. Raises UserError when it isn't one, or holds more than videos."""
-    folder = project / source
-    if not folder.is_dir():
-        raise UserError(f"dataset.source = {source}: no folder of videos; leave --raw out")
-    place = folder.resolve()
-    if place in (project.resolve(), *project.resolve().parents, Path.home().resolve(), *Path.home().resolve().parents):
-        raise UserError(f"dataset.source = {source}: that is {place}, which holds more than videos; remove the videos by hand")
-    return folder
+def of_source(source: str, name: str, project: Path, storage: Storage | None) -> list[Removal]:
+    """The folder of a person's videos, and what a broken `get_folder` has left beside it; none where only the storage has the videos.
+
+    Raises UserError when nobody has any, or the folder holds more than videos.
+    """
+    place = source_folder(source, project)
+    folders = [project / source, *(place.with_name(f".{place.name}.{ending}") for ending in ("part", "old"))]
+    found = [of_folder(folder) for folder in folders if folder.is_dir()]
+    if not found and not (storage and storage.exists(tree_key(raw_key(name)))):
+        raise UserError(f"dataset.source = {source}: no folder of videos, and none in the storage; leave --raw out")
+    return found
 
 
 def _sizes(paths: Iterable[Path]) -> dict[Path, int]:
@@ -142,26 +146,40 @@ def _is_ours(listed: dict[str, str], name: str, read: Callable[[str], bytes]) ->
 # ------------------------------------------------------------------------------------------------ the storage
 
 
-def _of_storage(name: str, storage: Storage) -> list[Removal]:
+def _of_storage(name: str, storage: Storage, raw: bool) -> list[Removal]:
     """Trees of this data set and kept releases; every object that no other tree names; what this node has cached of them.
 
-    An upload that was broken off leaves objects without a tree, of which nobody knows whose they are: they go, too.
+    `raw`: its raw videos as well, which are told apart from the rest. An upload that was broken off leaves objects without a tree, of
+    which nobody knows whose they are: they go, too.
     """
     trees = _trees(storage)
-    ours = [key for key, tree in trees.items() if KEPT_RELEASES.fullmatch(key) or _tree_is_ours(tree, name, storage)]
-    named = {entry.sha256 for key, tree in trees.items() if key not in ours for entry in tree.values()}
-    objects = {key: size for key, size in storage.list(OBJECTS).items() if key.removeprefix(f"{OBJECTS}/") not in named}
+    ours = [key for key, tree in trees.items() if KEPT_RELEASES.fullmatch(key) or _tree_is_ours(key, tree, name, storage)]
+    videos = [key for key in trees if raw and key == raw_key(name)]
+    others = {key: _objects(tree) for key, tree in trees.items() if key not in ours and key not in videos}
+    named = {key for keys in others.values() for key in keys}
+    objects = {key: size for key, size in storage.list(OBJECTS).items() if key not in named}
+    of_videos = {object_ for key in videos for object_ in _objects(trees[key])}
     cached = NodeCache.of_this_node().folder
-    gone = [cached / key.removeprefix(f"{OBJECTS}/") for key in objects]
-    found = _of_files(f"{cached} (this node's cache)", gone)
-    if not ours and not objects:
-        return found
+    found = _of_files(f"{cached} (this node's cache)", [cached / key.removeprefix(f"{OBJECTS}/") for key in objects])
+    found += _of_trees(storage, storage.url, ours, {key: size for key, size in objects.items() if key not in of_videos})
+    place = f"{storage.url} (raw videos)"
+    if keepers := [key for key, keys in others.items() if keys & of_videos]:  # data sets may be made of the same videos
+        place = f"{storage.url} (raw videos; {len(of_videos & named)} of them stay for {', '.join(keepers)})"
+    return found + _of_trees(storage, place, videos, {key: size for key, size in objects.items() if key in of_videos})
+
+
+def _of_trees(storage: Storage, place: str, trees: list[str], objects: dict[str, int]) -> list[Removal]:
+    """Trees and objects; no removal where there are none."""
 
     def remove() -> None:
-        for key in (*(f"{TREES}/{key}.json" for key in ours), *objects):  # trees first: none may name what is gone
+        for key in (*map(tree_key, trees), *objects):  # trees first: none may name what is gone
             storage.delete(key)
 
-    return [*found, Removal(storage.url, len(ours) + len(objects), sum(objects.values()), remove)]
+    return [Removal(place, len(trees) + len(objects), sum(objects.values()), remove)] if trees or objects else []
+
+
+def _objects(tree: dict[str, Entry]) -> set[str]:
+    return {f"{OBJECTS}/{entry.sha256}" for entry in tree.values()}
 
 
 def _trees(storage: Storage) -> dict[str, dict[str, Entry]]:
@@ -169,6 +187,9 @@ def _trees(storage: Storage) -> dict[str, dict[str, Entry]]:
     return {key: read_tree(storage, key) for key in keys}
 
 
-def _tree_is_ours(tree: dict[str, Entry], name: str, storage: Storage) -> bool:
+def _tree_is_ours(key: str, tree: dict[str, Entry], name: str, storage: Storage) -> bool:
+    """Is it of the data set's clips or shards? Raw videos never are, whatever else lies in their folder."""
+    if key.startswith(RAW):
+        return False
     sums = {path: entry.sha256 for path, entry in tree.items()}
     return _is_ours(sums, name, lambda sha256: storage.get_bytes(f"{OBJECTS}/{sha256}"))

@@ -1,17 +1,18 @@
 """What stands in results/ as tables for people: in the terminal (`stprivacy show`) and as Markdown for README and docs."""
 
 import csv
-import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 
 from stprivacy.action_task import task_of
-from stprivacy.errors import UserError
+from stprivacy.evaluation.provenance import judged
 
 FLOORS = {"chance": "chance", "constant": "constant answer", "action_only": "action label alone"}
 """Titles of the floors."""
@@ -32,19 +33,23 @@ class Row:
     """Largest − smallest cMAP over seeds."""
 
 
-def collect(results: Path) -> tuple[list[Row], dict[str, Any]]:
-    """All judged points below `results`/evaluate, raw first, and the metrics of raw (floors included).
+def collect(results: Path) -> tuple[list[Row], dict[str, dict[str, Any]]]:
+    """The judged points of the experiment in place, raw first, and the metrics of each method. What is left out is said on stderr.
 
-    Raises UserError when nothing was judged.
+    Raises UserError when nothing was judged, or nothing of this experiment.
     """
-    folder = results / "evaluate"
-    raw_path = folder / "raw" / "metrics.json"
-    if not raw_path.exists():
-        raise UserError(f"{raw_path}: no such file; nothing has been judged yet: run `make repro` or `dvc repro`")
-    rows = [row for path in sorted(folder.glob("*/points.csv")) for row in _rows(path)]
+    metrics, left_out = judged(results)
+    tell(left_out)
+    rows = [row for method in metrics for row in _rows(results / "evaluate" / method / "points.csv")]
     order = {"raw": 0, "stprivacy": 2}
     rows.sort(key=lambda row: (order.get(row.method, 1), row.method, -(row.kept_share or 0)))
-    return rows, json.loads(raw_path.read_text())
+    return rows, {row.method: metrics[row.method] for row in rows}
+
+
+def tell(lines: Iterable[str]) -> None:
+    """On stderr: a table may go into a file."""
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def _rows(path: Path) -> list[Row]:
@@ -81,7 +86,8 @@ def _floor_cells(raw: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def show(results: Path, console: Console | None = None) -> None:
     """Print the table. Raises UserError when there is nothing to show."""
-    rows, raw = collect(results)
+    rows, metrics = collect(results)
+    raw = metrics["raw"]
     table = Table(title=f"{raw['dataset']}: fresh attackers, test split ({raw['num_test_clips']} clips)")
     for heading in _headings(raw):
         table.add_column(heading, justify="left" if heading == "method" else "right")
@@ -95,31 +101,35 @@ def show(results: Path, console: Console | None = None) -> None:
 
 def markdown(results: Path) -> str:
     """The table as Markdown, with the AP of each attribute."""
-    rows, raw = collect(results)
-    attributes = list(raw["privacy"]["ap"])
-    headings = _headings(raw)
+    rows, metrics = collect(results)
+    raw = metrics["raw"]
+    attributes, headings = list(raw["privacy"]["ap"]), _headings(raw)
     lines = ["| " + " | ".join(headings) + " |", "| --- |" + " ---: |" * (len(headings) - 1)]
     for row in rows:
         cells = _cells(row)
         lines.append("| " + " | ".join(f"**{cell}**" if cell and row.method == "stprivacy" else cell for cell in cells) + " |")
     lines += ["| " + " | ".join(f"_{cell}_" if cell else "" for cell in cells) + " |" for cells in _floor_cells(raw)]
-    lines += ["", "AP of each attribute, strongest attacker:", ""]
+    lines += ["", f"AP of each attribute, strongest attacker{_of_seeds(raw)}:", ""]
     lines += ["| method | attacker | " + " | ".join(attributes) + " |", "| --- | --- |" + " ---: |" * len(attributes)]
-    for method in dict.fromkeys(row.method for row in rows):
-        metrics = json.loads((results / "evaluate" / method / "metrics.json").read_text())
-        found = [metrics["privacy"]["ap"][name] for name in attributes]
-        precisions = " | ".join("" if value is None else f"{value:.2f}" for value in found)  # null: no test clip has the attribute
-        lines.append(f"| {method} | {metrics['strongest_attacker']} | {precisions} |")
-    return "\n".join([*lines, *_frame_lines(results, list(dict.fromkeys(row.method for row in rows)))]) + "\n"
+    for method, found in metrics.items():
+        values = [found["privacy"]["ap"][name] for name in attributes]
+        precisions = " | ".join("" if value is None else f"{value:.2f}" for value in values)  # null: no test clip has the attribute
+        lines.append(f"| {method} | {found['strongest_attacker']} | {precisions} |")
+    return "\n".join([*lines, *_frame_lines(metrics)]) + "\n"
 
 
-def _frame_lines(results: Path, methods: list[str]) -> list[str]:
+def _of_seeds(raw: dict[str, Any]) -> str:
+    """What a name beside a mean over seeds means."""
+    seeds = raw["num_attacker_seeds"]
+    return f" (figures: mean over {seeds} seeds of attackers; the name is the first seed's)" if seeds > 1 else ""
+
+
+def _frame_lines(metrics: dict[str, dict[str, Any]]) -> list[str]:
     """The figures of single frames, where frames have labels."""
-    found = {name: json.loads((results / "evaluate" / name / "metrics.json").read_text()).get("frame_level") for name in methods}
-    frames = {name: figures for name, figures in found.items() if figures}
+    frames = {name: found["frame_level"] for name, found in metrics.items() if found.get("frame_level")}
     if not frames:
         return []
-    lines = ["", "Single frames, strongest attacker:", ""]
+    lines = ["", f"Single frames, strongest attacker{_of_seeds(metrics['raw'])}:", ""]
     lines += ["| method | attacker | cMAP ↓ | F1 ↓ | leak removed ↑ |", "| --- | --- | ---: | ---: | ---: |"]
     for name, figures in frames.items():
         removed = "" if figures["leak_removed"] is None else f"{figures['leak_removed']:.2f}"

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from boto3.s3.transfer import TransferConfig
 
+from stprivacy.config import WeizmannDataset
 from stprivacy.data import storage_s3
 from stprivacy.data.cache import NodeCache
+from stprivacy.data.purge import removals
+from stprivacy.data.raw_videos import get_videos, put_videos
 from stprivacy.data.storage import get_folder, open_storage, put_folder
 from stprivacy.errors import RunError, UserError
 from tests.services.s3 import S3Server, rclone_server
@@ -123,6 +126,20 @@ def test_of_a_folder_only_what_is_new_travels(server: S3Server, tmp_path: Path) 
         path.name: sha256(path) for path in folder.rglob("*") if path.is_file()
     }
     assert left_in(tmp_path / "out") == ["tiny"]
+
+
+def test_raw_videos_go_to_the_bucket_come_back_and_are_purged(rclone: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STPRIVACY_NODE_CACHE", str(tmp_path / "cache"))
+    storage, dataset = open_storage(), WeizmannDataset(kind="weizmann", name="weizmann", source="videos")
+    for name in ("daria_run.avi", "sub/daria_walk.avi"):
+        random_file(tmp_path / "here" / "videos" / name, 5000)
+    assert [put_videos(storage, dataset, tmp_path / "here") for _ in range(2)] == [2, 0]
+    assert [get_videos(storage, dataset, tmp_path / "there") for _ in range(2)] == [2, 0]
+    assert sha256(tmp_path / "there/videos/sub/daria_walk.avi") == sha256(tmp_path / "here/videos/sub/daria_walk.avi")
+    assert removals("weizmann", tmp_path, storage) == []
+    for removal in removals("weizmann", tmp_path, storage, raw=True):
+        removal.remove()
+    assert storage.list("") == {}
 
 
 # ------------------------------------------------------------------------------------------------ a server that goes and comes back

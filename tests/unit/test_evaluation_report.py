@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,8 @@ from stprivacy.errors import UserError
 from stprivacy.evaluation import report
 from stprivacy.evaluation.results import write_results
 from tests.unit.evaluation_files import ATTRIBUTES, SHARE, made_judgement, tiny_params
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +101,82 @@ def test_an_attribute_that_no_test_clip_has_and_a_leak_that_is_not_there_are_emp
 def test_without_results_it_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match=r"raw/metrics\.json: no such file; nothing has been judged yet: run `make repro`"):
         report.collect(tmp_path)
+
+
+def test_means_over_seeds_say_that_the_attacker_s_name_is_the_first_seed_s(results, tmp_path):
+    copy = copied(results, tmp_path)
+    assert "AP of each attribute, strongest attacker:" in report.markdown(copy)
+    change(copy, "raw", num_attacker_seeds=3)
+    assert "strongest attacker (figures: mean over 3 seeds of attackers; the name is the first seed's):" in report.markdown(copy)
+
+
+# ---------------------------------------------------------------------------------------------------- left from another experiment
+
+
+def copied(results, folder, params: str | None = None):
+    """The judged results, with the ready-made `params` beside them as params.yaml."""
+    shutil.copytree(results, folder / "results")
+    if params:
+        shutil.copy(ROOT / "params" / f"{params}.yaml", folder / "params.yaml")
+    return folder / "results"
+
+
+def change(results, folder, **changes):
+    path = results / "evaluate" / folder / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def left_over(results, method, **changes):
+    """A method that an earlier experiment left in results/."""
+    shutil.copytree(results / "evaluate/blur", results / "evaluate" / method)
+    change(results, method, **{"method": method} | changes)
+
+
+def methods_of(text: str) -> set[str]:
+    return {row[0] for row in table_of(text)} - {"method", "---"}
+
+
+def test_what_an_earlier_experiment_left_is_in_no_table_and_named_on_stderr(results, tmp_path, capsys):
+    copy = copied(results, tmp_path, "vp-synth-tiny")
+    left_over(copy, "downsample-2")
+    left_over(copy, "unet", dataset="weizmann", privacy={"cmap": 1.0, "f1": 1.0, "ap": {"person_ira": 1.0}})
+    assert {method for method in methods_of(report.markdown(copy)) if "floor" not in method} == {"raw", "blur"}
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        f"{copy}/evaluate/downsample-2: left out, neither evaluate.methods nor baselines.methods of params.yaml names it",
+        f"{copy}/evaluate/stprivacy: left out, judged with 2 of attackers' seeds, evaluate.seeds of params.yaml has 1",
+        f"{copy}/evaluate/unet: left out, judged on weizmann, params.yaml has vp-synth-tiny",
+    ]
+    page = io.StringIO()
+    report.show(copy, Console(file=page, width=200))
+    assert "unet" not in page.getvalue() and "stprivacy" not in page.getvalue()
+
+
+def test_a_method_of_the_experiment_that_was_not_judged_yet_is_named(results, tmp_path, capsys):
+    copy = copied(results, tmp_path, "vp-synth-tiny")
+    shutil.rmtree(copy / "evaluate/blur")
+    report.markdown(copy)
+    assert f"{copy}/evaluate/blur: not judged yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dataset": "weizmann"}, "judged on weizmann, raw video on vp-synth-tiny"),
+        ({"privacy": {"cmap": 1.0, "f1": 1.0, "ap": {"person_ira": 1.0}}}, "judged by other attributes than raw video"),
+        ({"action": {"map": 0.5}}, "judged by action mAP, raw video by top-1"),
+    ],
+    ids=["data set", "attributes", "several actions"],
+)
+def test_without_params_only_what_does_not_go_with_raw_video_is_left_out(results, tmp_path, capsys, changes, reason):
+    copy = copied(results, tmp_path)
+    left_over(copy, "unet", **changes)
+    assert {"raw", "blur", "stprivacy"} == {method for method in methods_of(report.markdown(copy)) if "floor" not in method}
+    assert capsys.readouterr().err == f"{copy}/evaluate/unet: left out, {reason}\n"
+
+
+def test_raw_video_of_another_experiment_is_refused(results, tmp_path):
+    copy = copied(results, tmp_path, "weizmann")
+    with pytest.raises(UserError, match=r"raw/metrics\.json: judged on vp-synth-tiny, params\.yaml has weizmann; run `dvc repro`"):
+        report.markdown(copy)
