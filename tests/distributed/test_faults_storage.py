@@ -3,6 +3,8 @@
 import pandas as pd
 import pytest
 
+from stprivacy.data.storage import open_storage
+from stprivacy.training.checkpoints import Checkpoints
 from tests.distributed.fault_cluster import nodes, running
 from tests.distributed.fault_driver import EPOCHS, write_sources
 from tests.services.s3 import BUCKET, rclone_server
@@ -78,6 +80,23 @@ def test_a_storage_that_stays_away_ends_the_run_in_one_line_and_loses_nothing(cl
     assert "going on after game epoch" in again.text
     assert "init epoch" not in again.text
     assert_same_losses(again, undisturbed)
+
+
+@pytest.mark.parametrize(("end", "flaw"), [(b"?", "other bytes than were written"), (b"", "899 bytes of 900")], ids=["changed", "cut"])
+def test_of_a_damaged_one_in_the_bucket_the_log_tells_and_the_one_before_is_taken(server, tmp_path, monkeypatch, end, flaw):
+    """As the unit tests of checkpoints have it of a folder."""
+    for name, value in server.environ().items():
+        monkeypatch.setenv(name, value)
+    run, said = Checkpoints(server.url("project"), f"runs/train/{tmp_path.name}", patience_s=0), []
+    (tmp_path / "written/model").mkdir(parents=True)
+    for name in ("game-0001", "game-0002"):
+        (tmp_path / "written/model/weights").write_bytes(name.encode() * 100)
+        run.put(name, tmp_path / "written", worker=0, num_workers=1)
+    bucket, key = open_storage(run.url), f"{run.key}/game-0002/model/weights"
+    bucket.put_bytes(key, bucket.get_bytes(key)[:-1] + end)
+    taken = run.take_up(tmp_path / "here", lambda mine: [mine], said.append)
+    assert taken and (taken / "model/weights").read_bytes() == b"game-0001" * 100
+    assert said == [f"checkpoint game-0002 is damaged: model/weights has {flaw}; taking the one before"]
 
 
 def test_wrong_credentials_end_it_before_anything_is_started(cluster, folder, server, monkeypatch):

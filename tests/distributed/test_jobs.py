@@ -1,6 +1,7 @@
 """Stages as jobs on a real Ray cluster with a real bucket: submitted by dvc repro, by hand, cancelled, killed, attached to.
 
-One cluster and one project for all of them, in the order of the file: each test begins where the one before it has ended.
+One cluster, of a head with the drivers and a node with their tasks, and one project for all of them, in the order of the file: each
+test begins where the one before it has ended.
 """
 
 import csv
@@ -24,6 +25,7 @@ from tests.services.s3 import rclone_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 AS_JOBS = ["evaluate-raw", "train"]
+UNPACKED = "session_2*/runtime_resources/working_dir_files/_ray_pkg_*"
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,11 @@ def jobs(cluster) -> dict[str, str]:
 
     with urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=30) as answer:
         return {job["submission_id"]: job["status"] for job in json.load(answer) if job["submission_id"]}
+
+
+def working_folders(disk: Path) -> dict[str, Path]:
+    """Where a node has unpacked what was uploaded with jobs, by Ray's names."""
+    return {path.name: path for path in disk.glob(UNPACKED) if path.is_dir()}
 
 
 def read_lock(folder: Path) -> dict[str, str]:
@@ -129,6 +136,22 @@ def test_what_a_job_made_is_found_by_the_md5_that_dvc_gives_it_and_not_sent_agai
             assert storage.exists(f"trees/{md5.removesuffix('.dir')}.json"), out
     assert "files sent to" not in repro  # `shard` had sent the shards, and jobs the rest
     assert storage.list("runs/train")  # the game's checkpoints
+
+
+def test_tasks_and_workers_have_the_inputs_on_the_other_node(repro, cluster):
+    head, node = map(working_folders, cluster.disks)
+    assert head.keys() == node.keys() and len(node) == len(AS_JOBS)
+    for name, folder in node.items():
+        assert list(folder.glob("data/shards/*/index.jsonl"))
+        assert (head[name] / "results").exists() and not (folder / "results").exists()  # the drivers were on the head
+
+
+def test_what_a_task_made_came_to_the_head_through_the_bucket(repro, cluster):
+    if not cluster.apart:
+        pytest.skip("unshare --mount is refused here: the other node sees the head's disk")
+    fitted = f"{UNPACKED}/.cache/stprivacy/evaluate/attacks/*/finished.pt"
+    head, node = ({path.parent.name for path in disk.glob(fitted)} for disk in cluster.disks)
+    assert head == node != set()
 
 
 def test_runs_of_jobs_know_commit_and_job(repro, project, cluster, tmp_path):

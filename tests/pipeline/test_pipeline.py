@@ -25,6 +25,11 @@ def stages_run(output: str) -> set[str]:
     return set(re.findall(r"Running stage '([^']+)'", output))
 
 
+def part_of(stage: str, output: str) -> str:
+    """What a stage printed."""
+    return output.partition(f"Running stage '{stage}'")[2].partition("Running stage '")[0]
+
+
 def stages_of(project) -> set[str]:
     """All stages of dvc.yaml, as DVC calls them."""
     params, names = read_yaml(project.folder / "params.yaml"), read_yaml(project.folder / "dvc.yaml")["stages"].keys()
@@ -52,19 +57,19 @@ def test_every_stage_leaves_its_outs(repro):
     outs = {out["path"] for stage in lock.values() for out in stage["outs"]}
     assert outs >= {
         f"data/clips/{EXPERIMENT}", f"data/shards/{EXPERIMENT}", "models/recognizers", "models/anonymizer", "models/init",
-        "results/evaluate/raw", "results/evaluate/blur", "results/evaluate/stprivacy",
+        "results/evaluate/raw", "results/evaluate/blur", "results/evaluate/stprivacy", "models/baselines/unet", "results/evaluate/unet",
     }  # fmt: skip
     for out in outs:
         path = project.folder / out
         assert path.is_file() or any(path.iterdir()), out
-    for model in ("anonymizer", "init"):
+    for model in ("anonymizer", "init", "baselines/unet/anonymizer", "baselines/unet/init"):
         assert {path.name for path in (project.folder / "models" / model).iterdir()} >= {"anonymizer.safetensors", "config.json"}
     assert not list(project.folder.glob("models/**/*.p*t*"))  # never pickles
 
 
 def test_every_method_was_judged(repro):
     project, _ = repro
-    for method, num_points in (("raw", 1), ("blur", 1), ("stprivacy", 2)):
+    for method, num_points in (("raw", 1), ("blur", 1), ("stprivacy", 2), ("unet", 1)):
         folder = project.folder / "results" / "evaluate" / method
         metrics = json.loads((folder / "metrics.json").read_text(), parse_constant=pytest.fail)
         assert (metrics["dataset"], metrics["method"]) == (EXPERIMENT, method)
@@ -83,8 +88,24 @@ def test_training_left_its_history_and_a_model_that_can_be_loaded(repro):
         rows = list(csv.DictReader(file))
     assert [row["phase"] for row in rows] == ["init"] * 3 + ["game"] * 6  # 51 clips in batches of 16; 1 and 2 epochs
     assert all(np.isfinite(float(row["loss/total"])) for row in rows)
-    assert_shown(EPOCH_OF_TRAINING.findall(output), [("init", "1"), ("game", "1"), ("game", "2")])
+    assert_shown(EPOCH_OF_TRAINING.findall(part_of("train", output)), [("init", "1"), ("game", "1"), ("game", "2")])
     load_anonymizer(project.folder / "models" / "anonymizer")
+
+
+def test_a_learned_baseline_plays_the_same_game_and_stands_among_the_points(repro):
+    from stprivacy.models.checkpoints import load_anonymizer
+
+    project, _ = repro
+    with open(project.folder / "results/train-baseline/unet/history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["phase"] for row in rows] == ["init"] * 3 + ["game"] * 6
+    assert all(np.isfinite(float(row["loss/total"])) for row in rows)
+    folder = project.folder / "models/baselines/unet/anonymizer"
+    load_anonymizer(folder)
+    model = json.loads((folder / "config.json").read_text())["model"]
+    assert (model["kind"], model["base_width"]) == ("unet", 4)
+    with open(project.folder / "results/pareto/points.csv", newline="") as file:
+        assert [row["method"] for row in csv.DictReader(file)].count("unet") == 1
 
 
 def test_every_stage_is_a_finished_run_with_its_figures_in_mlflow(repro):
@@ -110,7 +131,7 @@ def test_the_table_and_where_the_time_went_can_be_shown(repro):
     project, _ = repro
     shown = project.run(sys.executable, "-m", "stprivacy", "show")
     assert shown.returncode == 0, shown.stdout
-    assert [shown.stdout.count(f"│ {name} ") for name in ("raw", "blur", "stprivacy")] == [1, 1, 2]  # rows of the table
+    assert [shown.stdout.count(f"│ {name} ") for name in ("raw", "blur", "stprivacy", "unet")] == [1, 1, 2, 1]  # rows of the table
     times = project.run(sys.executable, "-m", "stprivacy", "times").stdout
     assert {line.split()[0].partition("@raw")[0] for line in times.splitlines()} == stages_of(project) | {"together"}
 
@@ -197,8 +218,9 @@ def test_evaluate_raw_goes_on_after_a_kill_with_the_same_table(fresh, repro):
     command = (sys.executable, "-m", "pipelines.evaluate_raw")
     attacks = fresh.folder / ".cache/stprivacy/evaluate/attacks"
     # Not by the lines of its epochs, which come so late that all may be done by then.
-    before = fresh.run_and_kill(command, ready=lambda _: any(attacks.glob("*/*.pt")))
+    before = fresh.run_and_kill(command, ready=lambda _: any(attacks.glob("*/finished.pt")))
     kept = {path: path.stat().st_mtime_ns for path in attacks.glob("*/finished.pt")}
+    assert kept
     assert not (fresh.folder / "results" / "evaluate" / "raw" / "metrics.json").exists()
     again = fresh.stage("evaluate_raw")
     assert again.returncode == 0, again.stdout
