@@ -13,19 +13,22 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stprivacy.action_task import task_of
-from stprivacy.config import PARAMS_FILE, config_hash
+from stprivacy.config import PARAMS_FILE, BaselineKind, config_hash, load_params
 from stprivacy.config.base import Section
 from stprivacy.errors import RunError, UserError
 
+ANONYMIZER = "stprivacy"
+"""The method that is judged where none is named."""
 FIGURES = ("action", "privacy_cmap", "privacy_f1", "leak_removed")
-METRICS, POINTS, PIPELINE = "results/evaluate/{method}/metrics.json", "results/evaluate/{method}/points.csv", Path("dvc.yaml")
+JUDGED = "results/evaluate/{method}"
+"""What the stage leaves that judges a method."""
 Found = dict[float, dict[str, float | None]]
 """Figures of an experiment at every kept share that it was judged at: means over the seeds of attackers."""
 
@@ -51,8 +54,9 @@ class Grid(Section):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A row at one seed of training."""
+    """A row at one seed of training, and whose figures are asked for."""
 
+    method: str
     row: str
     seed: int
     changes: tuple[str, ...]
@@ -62,7 +66,8 @@ class Experiment:
     @property
     def name(self) -> str:
         """How DVC calls it."""
-        return f"ablate-{self.row}-seed-{self.seed}-{config_hash(self.params, *self.changes)[:6]}"
+        of_method = "" if self.method == ANONYMIZER else f"{self.method}-"
+        return f"ablate-{of_method}{self.row}-seed-{self.seed}-{config_hash(self.params, *self.changes)[:6]}"
 
 
 def read_grid(path: Path) -> Grid:
@@ -78,53 +83,56 @@ def read_grid(path: Path) -> Grid:
         raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; a row has `what` and `set`") from None
 
 
-def experiments(grid: Grid, rows: Sequence[str], seeds: Iterable[int]) -> list[Experiment]:
+def experiments(grid: Grid, rows: Sequence[str], seeds: Iterable[int], method: str = ANONYMIZER) -> list[Experiment]:
     """Every row (of those named, or all) at every seed, of ./params.yaml. Raises UserError for a row that is not in the grid."""
     unknown = [row for row in rows if row not in grid.rows]
     if unknown:
         raise UserError(f"{unknown[0]}: no such row; there are {', '.join(grid.rows)}")
     chosen = {name: row for name, row in grid.rows.items() if not rows or name in rows}
     params = PARAMS_FILE.read_text(encoding="utf-8") if PARAMS_FILE.exists() else ""
-    return [Experiment(name, seed, (*row.changes, f"train.seed={seed}"), params) for name, row in chosen.items() for seed in seeds]
+    return [Experiment(method, name, seed, (*row.changes, f"train.seed={seed}"), params) for name, row in chosen.items() for seed in seeds]
 
 
-def check_method(method: str) -> None:
-    """Raises UserError for a method whose figures DVC wouldn't show, hours before they are asked for."""
-    path = METRICS.format(method=method)
-    known = (YAML(typ="safe", pure=True).load(PIPELINE.read_text(encoding="utf-8")) or {}).get("metrics", []) if PIPELINE.exists() else []
-    if path not in known:
-        raise UserError(f"--method {method}: {path} is not among the metrics of {PIPELINE}; add it there, or run in the project's folder")
+def stage_of(method: str) -> str:
+    """The stage that judges a method of ./params.yaml. Raises UserError where none does."""
+    params = load_params(PARAMS_FILE)
+    for stage, methods in (("evaluate", params.evaluate.methods), ("evaluate-baseline", params.baselines.methods)):
+        if method in methods:
+            return f"{stage}@{method}"
+    there = ", ".join([*params.evaluate.methods, *params.baselines.methods])
+    wanted = f"add it to {'baselines' if method in get_args(BaselineKind) else 'evaluate'}.methods of {PARAMS_FILE}"
+    raise UserError(f"--method {method}: no stage judges it; {wanted}, or take one of {there}")
 
 
-def queue_command(experiment: Experiment, method: str) -> list[str]:
+def queue_command(experiment: Experiment, stage: str) -> list[str]:
     """The command that puts an experiment into DVC's queue, as a person may type it."""
     changes = [word for change in experiment.changes for word in ("-S", change)]
     copied = ["-C", "data/raw"] if Path("data/raw").exists() else []  # videos that git does not know and a temporary folder would miss
-    return ["dvc", "exp", "run", "--queue", "--name", experiment.name, *copied, *changes, f"evaluate@{method}"]
+    return ["dvc", "exp", "run", "--queue", "--name", experiment.name, *copied, *changes, stage]
 
 
-def play(pending: Sequence[Experiment], method: str, jobs: int) -> None:
+def play(pending: Sequence[Experiment], stage: str, jobs: int) -> None:
     """Queue the experiments and work the queue off; returns when all have ended. Raises RunError when DVC refuses."""
     for experiment in pending:
-        _dvc(queue_command(experiment, method), quiet=True)
+        _dvc(queue_command(experiment, stage), quiet=True)
         print(f"queued {experiment.name}: {' '.join(experiment.changes)}", flush=True)
     if pending:
         _dvc(["dvc", "exp", "run", "--run-all", "--jobs", str(jobs)], quiet=False)
 
 
-def finished(method: str) -> dict[str, Found]:
-    """What every finished experiment found, by its name."""
+def finished(wanted: Iterable[Experiment], method: str) -> dict[str, Found]:
+    """What those that have finished found, by their names."""
     shown = json.loads(_dvc(["dvc", "exp", "show", "--json", "--all-commits", "--hide-queued", "--hide-failed"], quiet=True))
-    done = dict(_finished(shown, METRICS.format(method=method)))
-    return {name: figures(_read(rev, POINTS.format(method=method))) for name, rev in done.items()}
+    judged, names = JUDGED.format(method=method), {experiment.name for experiment in wanted}
+    return {name: figures(_read(rev, f"{judged}/points.csv")) for name, rev in _finished(shown, judged) if name in names}
 
 
 def _finished(shown: list[dict[str, Any]], path: str) -> Iterable[tuple[str, str]]:
-    """(name, commit) of the experiments that have the metrics file."""
+    """(name, commit) of the experiments that have this out. Not by metrics: dvc.yaml can't name those of methods that nobody may run."""
     for baseline in shown:
         for experiment in baseline.get("experiments") or []:
             tip = experiment["revs"][0]
-            if (((tip.get("data") or {}).get("metrics") or {}).get(path) or {}).get("data"):
+            if (((tip.get("data") or {}).get("outs") or {}).get(path) or {}).get("hash"):
                 yield tip["name"] or experiment["name"], tip["rev"]
 
 
@@ -151,7 +159,7 @@ def _columns(row: dict[str, str]) -> Iterable[tuple[str, str]]:
     return zip(FIGURES, (task_of(row).figure, *FIGURES[1:]), strict=True)
 
 
-def table(grid: Grid, seeds: Sequence[int], found: dict[str, Found]) -> list[dict[str, Any]]:
+def table(grid: Grid, seeds: Sequence[int], found: dict[str, Found], method: str = ANONYMIZER) -> list[dict[str, Any]]:
     """A line a kept share and row of the grid with a finished seed: means, spread (largest − smallest) of cMAP, how many seeds.
 
     `to_first`: its cMAP less that of the grid's first row at the same kept share; None where that one wasn't judged there.
@@ -159,7 +167,7 @@ def table(grid: Grid, seeds: Sequence[int], found: dict[str, Found]) -> list[dic
     """
     lines: list[dict[str, Any]] = []
     for name, row in grid.rows.items():
-        runs = [found[one.name] for one in experiments(grid, [name], seeds) if one.name in found]
+        runs = [found[one.name] for one in experiments(grid, [name], seeds, method) if one.name in found]
         for share in dict.fromkeys(share for run in runs for share in run):
             there = [run[share] for run in runs if share in run]
             mean = {figure: _mean([run[figure] for run in there]) for figure in FIGURES}
@@ -169,6 +177,24 @@ def table(grid: Grid, seeds: Sequence[int], found: dict[str, Found]) -> list[dic
             line["to_first"] = line["privacy_cmap"] - first["privacy_cmap"] if first else None
             lines.append(line)
     return sorted(lines, key=lambda line: -line["kept_share"])
+
+
+def origin(grid: Path, names: Iterable[str], seeds: Sequence[int], method: str) -> dict[str, Any]:
+    """What a table is of, to stand beside it: the params.yaml that was changed, the command, and the commits at which its experiments
+    (`names`) were queued."""
+    commits = commits_of(names)
+    params = PARAMS_FILE.read_text(encoding="utf-8") if PARAMS_FILE.exists() else ""
+    of_method = "" if method == ANONYMIZER else f" --method {method}"
+    command = f"stprivacy ablate --grid {grid}{of_method} --seeds {','.join(map(str, seeds))}"
+    return {"params": config_hash(params), "command": command, "commits": commits}
+
+
+def commits_of(names: Iterable[str]) -> list[str]:
+    """Short hashes of the commits that experiments of DVC start from, which keeps each as refs/exps/<commit, cut in two>/<name>."""
+    listed = subprocess.run(["git", "for-each-ref", "--format=%(refname)", "refs/exps"], capture_output=True, text=True, check=False)
+    wanted = set(names)
+    parts = [line.split("/") for line in listed.stdout.splitlines()]
+    return sorted({(ref[2] + ref[3])[:12] for ref in parts if len(ref) == 5 and ref[4] in wanted})
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

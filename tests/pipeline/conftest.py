@@ -142,8 +142,10 @@ def ended(project: Project) -> Iterator[Project]:
 
 @pytest.fixture(scope="session")
 def repro(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, str]]:
-    """(a project after its one undisturbed `dvc repro`, what that printed). Tests leave it as it is."""
+    """(a project after its one undisturbed `dvc repro`, a learned baseline in it, what that printed). Tests leave it as it is."""
     with made_project(tmp_path_factory.mktemp("repro")) as project:
+        project.set("baselines.methods", ["unet"])
+        project.set("baselines.base_width", 4)
         ran = project.dvc("repro")
         assert ran.returncode == 0, ran.stdout
         yield project, ran.stdout

@@ -1,7 +1,8 @@
 """Ablations: from a declared grid to DVC's commands, and from what DVC shows to the table."""
 
-import copy
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,16 @@ from ruamel.yaml import YAML
 
 from stprivacy import ablation
 from stprivacy.cli import cli
-from stprivacy.config import Params
+from stprivacy.config import Params, config_hash
 from stprivacy.errors import RunError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+GRIDS = {
+    "paper": ("vp-synth", "vp-synth-baselines", "vp-synth-full", "weizmann", "folder"),
+    "paper-size": ("vp-hmdb51", "vp-ucf101", "pa-hmdb51", "celebv-hq", "p-hvu"),
+}
+GRIDS["beyond"] = GRIDS["paper"]
+"""The grids that are shipped, and the experiments that each is for."""
 
 GRID = """
 rows:
@@ -22,14 +29,16 @@ rows:
 """
 
 
+PARAMS = (ROOT / "params/vp-synth-tiny.yaml").read_text().replace("methods: []", "methods: [unet]")
+
+
 @pytest.fixture
 def grid(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "params/ablations/paper.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(GRID)
-    (tmp_path / "dvc.yaml").write_text("metrics: [results/evaluate/stprivacy/metrics.json]\n")
-    (tmp_path / "params.yaml").write_text("train: {seed: 0}\n")
+    (tmp_path / "params.yaml").write_text(PARAMS)
     return path
 
 
@@ -40,12 +49,9 @@ def named(grid: Path, row: str, seed: int) -> str:
 
 def shown(*named: tuple[str, float], removed: float | None = 0.6) -> list:
     """What `dvc exp show --json` prints, for experiments with these cMAPs; the commit of one is what `_read` finds there."""
-    path = ablation.METRICS.format(method="stprivacy")
-    revs = [
-        {"revs": [{"name": name, "rev": f"{cmap} {removed}", "data": {"metrics": {path: {"data": {"action": {}}}}}}], "name": name}
-        for name, cmap in named
-    ]
-    without = {"revs": [{"name": "half", "rev": "half", "data": {"metrics": {}}}], "name": "half"}
+    out = lambda md5: {"outs": {ablation.JUDGED.format(method="stprivacy"): {"hash": md5}}}  # noqa: E731
+    revs = [{"revs": [{"name": name, "rev": f"{cmap} {removed}", "data": out("0.dir")}], "name": name} for name, cmap in named]
+    without = {"revs": [{"name": "half", "rev": "half", "data": out(None)}], "name": "half"}
     return [{"rev": "workspace", "experiments": None}, {"rev": "abc", "experiments": [*revs, without]}]
 
 
@@ -64,8 +70,8 @@ def experiments_with_points(monkeypatch):
 
 
 def found_by(all_shown: list) -> dict:
-    done = dict(ablation._finished(all_shown, ablation.METRICS.format(method="stprivacy")))
-    return {name: ablation.figures(points(rev, ablation.POINTS.format(method="stprivacy"))) for name, rev in done.items()}
+    judged = ablation.JUDGED.format(method="stprivacy")
+    return {name: ablation.figures(points(rev, f"{judged}/points.csv")) for name, rev in ablation._finished(all_shown, judged)}
 
 
 def test_every_row_at_every_seed_is_one_dvc_command(grid):
@@ -94,19 +100,48 @@ def test_seeds_of_attackers_are_averaged_and_a_filter_keeps_all():
     assert ablation.figures(text) == {1.0: pytest.approx(means)}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "params/ablations").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_row_that_is_shipped_names_keys_of_params_yaml_and_makes_valid_params(path):
-    plain = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
-    for name, row in ablation.read_grid(path).rows.items():
-        changed = copy.deepcopy(plain)
-        for key, value in row.set.items():
-            *sections, last = key.split(".")
-            section = changed
-            for part in sections:
-                section = section[part]
-            assert last in section, f"{name}: {key}: `dvc exp run -S` changes only keys that the file has"
-            section[last] = value
-        Params.model_validate(changed)
+def shipped(name: str) -> ablation.Grid:
+    return ablation.read_grid(ROOT / f"params/ablations/{name}.yaml")
+
+
+def changed(experiment: str, row: ablation.Row) -> Params:
+    """A ready-made experiment with the row's changes."""
+    plain = YAML(typ="safe", pure=True).load((ROOT / f"params/{experiment}.yaml").read_text())
+    for key, value in row.set.items():
+        *sections, last = key.split(".")
+        section = plain
+        for part in sections:
+            section = section[part]
+        assert last in section, f"{key}: `dvc exp run -S` changes only keys that the file has"
+        section[last] = value
+    return Params.model_validate(plain)
+
+
+def test_every_grid_that_is_shipped_says_what_it_is_for():
+    heads = {path.stem: path.read_text().partition("rows:")[0] for path in (ROOT / "params/ablations").glob("*.yaml")}
+    assert heads.keys() == GRIDS.keys()
+    for grid_name, head in heads.items():
+        assert set(GRIDS[grid_name]) <= set(re.findall(r"[\w-]+", head)), grid_name
+
+
+@pytest.mark.parametrize(("grid_name", "experiment"), [(name, one) for name, experiments in GRIDS.items() for one in experiments])
+def test_every_row_that_is_shipped_makes_valid_params_and_says_what_it_does_there(grid_name, experiment):
+    before = changed(experiment, ablation.Row(what="as it is"))
+    for name, row in shipped(grid_name).rows.items():
+        after = changed(experiment, row)
+        assert not row.set or after != before, name
+        if {"model.keep_ratio", "model.sparsify_before"} <= row.set.keys():  # as many tubelets kept in all
+            assert after.model.kept_share == pytest.approx(before.model.kept_share, abs=0.001), name
+        if "train.privacy_weight" in row.set:
+            assert after.train.privacy_weight == pytest.approx(before.train.privacy_weight / 3, rel=0.01)
+        if "train.action_weight" in row.set:
+            assert after.train.action_weight == pytest.approx(before.train.action_weight * 3)
+        assert after.model.tubelet[1:] == before.model.tubelet[1:], name
+
+
+def test_both_sizes_have_the_same_rows():
+    small, large = shipped("paper").rows.values(), shipped("paper-size").rows.values()
+    assert [row.set.keys() for row in small] == [row.set.keys() for row in large]
 
 
 def test_values_are_written_as_dvc_parses_them():
@@ -133,11 +168,27 @@ def test_what_has_finished_is_not_played_again_and_a_failure_is_told(grid, monke
     assert (grid.parents[2] / "results/ablations/paper.md").exists()
 
 
+def test_beside_a_table_stands_of_which_params_command_and_commits_it_is(grid, monkeypatch):
+    git = lambda *words: subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip()  # noqa: E731
+    git("init", "--quiet")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "--message", "first")
+    commit, name = git("rev-parse", "HEAD"), named(grid, "both", 1)
+    git("update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/{name}", "HEAD")
+    git("update-ref", f"refs/exps/00/{'0' * 38}/another", "HEAD")
+    monkeypatch.setattr(ablation, "_dvc", lambda command, quiet: json.dumps(shown((name, 0.6))))
+    CliRunner().invoke(cli, ["ablate", "--table", "--seeds", "0,1", "--grid", "params/ablations/paper.yaml"])
+    assert json.loads(Path("results/ablations/paper.json").read_text()) == {
+        "params": config_hash(PARAMS),
+        "command": "stprivacy ablate --grid params/ablations/paper.yaml --seeds 0,1",
+        "commits": [commit[:12]],
+    }
+
+
 def test_figures_of_another_params_yaml_or_of_a_row_that_changed_are_not_taken_for_this_one_s(grid):
     before = named(grid, "both", 0), named(grid, "no-sparsification", 0)
-    Path("params.yaml").write_text("train: {seed: 0}\ndataset: {name: other}\n")
+    Path("params.yaml").write_text(PARAMS.replace("name: vp-synth-tiny", "name: other"))
     assert named(grid, "both", 0) != before[0]
-    Path("params.yaml").write_text("train: {seed: 0}\n")
+    Path("params.yaml").write_text(PARAMS)
     grid.write_text(GRID.replace("[]", "[2]"))
     assert (named(grid, "both", 0), named(grid, "no-sparsification", 0) == before[1]) == (before[0], False)
 
@@ -149,9 +200,16 @@ def test_where_raw_clips_leak_nothing_the_table_leaves_the_leak_removed_out(grid
     assert ablation.markdown(lines).splitlines()[2].endswith("| 0.500 |  | 1 | as it is |")
 
 
-def test_a_method_whose_figures_dvc_would_not_show_is_refused_at_once(grid):
-    refused = CliRunner().invoke(cli, ["ablate", "--method", "blur", "--dry-run"]).exception
-    assert isinstance(refused, UserError) and "results/evaluate/blur/metrics.json is not among the metrics" in str(refused)
+def test_a_learned_baseline_is_judged_by_its_own_stage_and_under_its_own_name(grid):
+    lines = CliRunner().invoke(cli, ["ablate", "both", "--method", "unet", "--dry-run"]).output.splitlines()
+    assert lines[0].startswith("dvc exp run --queue --name ablate-unet-both-seed-0-") and lines[0].endswith(" evaluate-baseline@unet")
+
+
+@pytest.mark.parametrize(("method", "section"), [("weak-blur", "evaluate"), ("itnet", "baselines")])
+def test_a_method_that_no_stage_judges_is_refused_at_once(grid, method, section):
+    refused = CliRunner().invoke(cli, ["ablate", "--method", method, "--dry-run"]).exception
+    mend = f"add it to {section}.methods of params.yaml, or take one of blur, stprivacy, unet"
+    assert isinstance(refused, UserError) and str(refused) == f"--method {method}: no stage judges it; {mend}"
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,33 @@ def test_the_detector_finds_nobody_in_a_blank_picture():
     assert not find_people(np.full((2, 48, 48, 3), 128, np.uint8)).any()
 
 
+OUTLINE = np.array([
+    (-3.3, 5), (3.3, 5), (4.2, 14), (3, 14), (2.4, 9), (2.4, 15), (2.8, 27), (1, 27), (0, 17), (-1, 27), (-2.8, 27), (-2.4, 15), (-2.4, 9),
+    (-3, 14), (-4.2, 14),
+])  # fmt: skip
+"""Shoulders, arms and legs of a person who is 27 high, beginning at the crown."""
+
+
+def someone_standing(middle: float, size: int = 96) -> np.ndarray:
+    """A dark person before a bright wall, two thirds of the picture high, at this column."""
+    frame = np.full((size, size, 3), 200, np.uint8)
+    crown, unit = np.array([middle, 0.15 * size]), 0.7 * size / 27
+    cv2.fillPoly(frame, [(crown + unit * OUTLINE).astype(int)], (40, 40, 40))
+    cv2.circle(frame, tuple(map(int, crown + (0, 2.2 * unit))), int(2 * unit), (40, 40, 40), -1)
+    return frame
+
+
+@pytest.mark.skipif(not hasattr(cv2, "HOGDescriptor"), reason="this OpenCV comes without its people detector")
+def test_the_detector_boxes_who_stands_there_and_follows_them():
+    clip = np.stack([someone_standing(30), np.full((96, 96, 3), 200, np.uint8), someone_standing(66)])
+    person, found = (clip == 40).all(-1), find_people(clip)
+    assert not found[1].any()
+    for time in (0, 2):
+        assert (found[time] & person[time]).sum() > 0.9 * person[time].sum()
+        assert found[time].mean() < 0.6  # and not by covering everything: its boxes are ample, two thirds as wide as the person is high
+        assert abs(np.flatnonzero(found[time].any(0)).mean() - np.flatnonzero(person[time].any(0)).mean()) < 6
+
+
 @pytest.mark.skipif(hasattr(cv2, "HOGDescriptor"), reason="this OpenCV has its people detector")
 def test_an_opencv_without_its_detector_says_what_to_install():
     with pytest.raises(UserError, match="this OpenCV has no people detector; install opencv-contrib-python-headless=="):

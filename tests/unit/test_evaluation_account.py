@@ -1,15 +1,18 @@
 """The evaluation held to account: a release of noise is at the floors for every attacker, and one that leaks on purpose is caught."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from stprivacy.config import Params
 from stprivacy.evaluation import released as released_module
 from stprivacy.evaluation.judge import judge
 from stprivacy.evaluation.metrics import average_precisions
+from stprivacy.evaluation.readings import Reading
 from stprivacy.evaluation.results import keep_recognizers, write_results
 from stprivacy.evaluation.statistics import interval, macro, resampled_aps, resamples
 from stprivacy.models import baselines
@@ -21,8 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # the releases are at
 COUNTS = {"train": 120, "val": 60, "test": 120}
 KINDS = ("cnn3d", "cnn2d", "vit", "frames", "difference", "linear")
 EXTRA = ("ensemble", "raw-trained", "inversion")
-SEES_NO_CORNER = {"vit", "difference"}
-"""A transformer from nothing does not learn from 120 clips, and what stands still is no motion: they are there to be at their floors."""
+SEES_NO_CORNER = {"difference"}
+"""What stands still is no motion: it is there to be at its floor."""
 
 
 class OnlyNoise(nn.Module):
@@ -46,11 +49,8 @@ class Smuggler(nn.Module):
 METHODS = {"only-noise": OnlyNoise, "smuggler": Smuggler}
 
 
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    """Metrics, judgement by method: raw clips that show everything, and the two releases above."""
-    folder = tmp_path_factory.mktemp("account")
-    actions, attributes = random_labels(COUNTS)
+def shards_that_show(folder: Path, actions: dict[str, np.ndarray], attributes: dict[str, np.ndarray]) -> Path:
+    """Clips of noise in which a bright quarter says each attribute, and a bright field the action."""
     clips = noise_clips(COUNTS)
     for split, frames in clips.items():
         frames //= 2
@@ -58,10 +58,20 @@ def judged(tmp_path_factory):
         frames[attributes[split][:, 1] == 1, :, 8:, :8] += 100
         for index, action in enumerate(actions[split]):
             frames[index, :, :4, 5 * action : 5 * action + 4] += 120
-    shards = write_dataset(folder, clips, actions, attributes)
-    params = tiny_params(min_epochs=6, max_epochs=8, patience=3, learning_rate=3e-3, kinds=KINDS, extra=EXTRA)
+    return write_dataset(folder, clips, actions, attributes)
+
+
+def params_of(**attack: object) -> Params:
+    params = tiny_params(min_epochs=6, max_epochs=8, patience=3, learning_rate=3e-3, **attack)
     small = {"vit_width": 16, "vit_depth": 1, "vit_num_heads": 2, "vit_tubelet": (2, 8, 8)}
-    params = params.model_copy(update={"recognizers": params.recognizers.model_copy(update=small)})
+    return params.model_copy(update={"recognizers": params.recognizers.model_copy(update=small)})
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """Metrics, judgement by method: raw clips that show everything, and the two releases above."""
+    folder = tmp_path_factory.mktemp("account")
+    shards, params = shards_that_show(folder, *random_labels(COUNTS)), params_of(kinds=KINDS, extra=EXTRA)
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         for name, method in METHODS.items():
@@ -129,6 +139,30 @@ def test_who_has_seen_raw_clips_alone_does_not_find_what_was_smuggled(judged):
     metrics, _ = judged["smuggler"]
     assert metrics["attackers"]["privacy-raw-trained-cnn3d"]["ap"]["hat"] < 0.75
     assert not metrics["strongest_attacker"].startswith("privacy-raw-trained")
+
+
+def test_attackers_who_found_it_in_another_release_find_nothing_in_noise(judged):
+    """What `cross-release` is, with the smuggler's attackers in place of another kept share's."""
+    (point,), noise = judged["smuggler"][1].points, judged["only-noise"][1].released[None]
+    times, params = resamples(np.arange(COUNTS["test"])), params_of()
+    networks = [result for result in point.privacy if result.kind in KINDS and result.kind != "linear"]
+    for result in networks:
+        reading = Reading(result.name, "cross-release", result.kind, result.weights, 0, noise.folder, params.recognizers, params.clip)
+        low, high = interval(macro(resampled_aps(reading.run().test, noise.labels("test").present, times)))
+        assert low <= judged["only-noise"][0]["random_ranking_cmap"] <= high, result.name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_persons_are_recognized_again_by_what_was_smuggled_and_not_in_noise(method, tmp_path, monkeypatch):
+    actions, attributes = random_labels(COUNTS)
+    persons = {split: np.eye(2, dtype=int)[rows[:, 0]] for split, rows in attributes.items()}
+    shards, params = shards_that_show(tmp_path, actions, persons), params_of(kinds=("linear",), extra=("reidentification",))
+    monkeypatch.setitem(baselines.BASELINES, method, METHODS[method])
+    again = judge(method, params, shards, tmp_path / "none", tmp_path / "cache", one_by_one).points[0].reidentification
+    if method == "smuggler":
+        assert again.rank1 > 0.95 and again.map > 0.9
+    else:  # mAP is no measure here: raw clips lie in clumps of one person, so that a guess names all of one person's first
+        assert abs(again.rank1 - again.chance_rank1) < 3 * (0.25 / COUNTS["test"]) ** 0.5
 
 
 def test_all_figures_are_json_that_any_parser_reads(judged):
