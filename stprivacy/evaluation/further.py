@@ -21,7 +21,8 @@ attacker who is told the action, too, less that of the action label alone; it an
 that the model was trained for."""
 ATTACKERS = "cMAP of every privacy attacker on test; in bold the one that was best on val, which counts. {only}"
 IDENTITY = """Who is it? *Identity top-1*: the strongest privacy attacker names the person. *Re-identification*: the person's raw training
-clips are found by likeness. {only}"""
+clips are found by likeness. Rank-1 is the one to read: raw clips of one person lie close together, so that a guess puts all of somebody's
+first, and mAP can be above the random order's where nobody is recognized. {only}"""
 INVERSION = """Raw clips painted back from releases (inversion): likeness to raw clips beside that of the release as it is and of the mean
 training clip, and what recognizers trained on raw clips read in what was painted. {only}"""
 ONLY = "At the kept share that the model was trained for{seed}."

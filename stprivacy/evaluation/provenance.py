@@ -104,7 +104,7 @@ def ablations(results: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
             found[path.stem] = {"table": path.read_text(encoding="utf-8").splitlines()} | about
         else:
             wrong = "of another params.yaml" if about else f"no {origin.name} beside it says of which params.yaml it is"
-            mend = f"`stprivacy ablate --table --grid params/ablations/{path.stem}.yaml` makes it of the one in place"
+            mend = "`stprivacy ablate --table`, with its --grid and --method, makes it of the one in place"
             left_out.append(f"{path}: left out, {wrong}; {mend}")
     return found, left_out
 

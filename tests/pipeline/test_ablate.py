@@ -60,8 +60,7 @@ def toy(tmp_path):
 
 
 def test_rows_go_through_dvc_s_queue_and_into_the_table(toy):
-    command = (sys.executable, "-m", "stprivacy", "ablate", "--method", "unet")
-    played = toy.run(*command)
+    played = toy.run(sys.executable, "-m", "stprivacy", "ablate", "--method", "unet")
     assert played.returncode == 0, played.stdout
     tables = toy.folder / "results/ablations"
     with open(tables / "paper-unet.csv", newline="") as file:
@@ -69,5 +68,3 @@ def test_rows_go_through_dvc_s_queue_and_into_the_table(toy):
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=toy.folder, capture_output=True, text=True, check=True).stdout
     assert json.loads((tables / "paper-unet.json").read_text())["commits"] == [head[:12]]
     assert not (toy.folder / "results/evaluate").exists()  # the workspace is as it was
-    again = toy.run(*command)
-    assert (again.returncode, "queued" in again.stdout) == (0, False), again.stdout
