@@ -134,7 +134,7 @@ def _keys(value: object) -> object:
         ({"train.action_kind": "cnn2d"}, "train.action_kind cnn2d starts from the raw recognizer.*set both alike"),
         ({"evaluate.methods": ["blur", "unet"]}, "evaluate: methods names unet, a learned baseline, .*; name it in baselines.methods"),
         ({"baselines.game": {"itnte": {}}}, "baselines.game.itnte = {}: unknown key; did you mean `itnet`?"),
-        ({"baselines.game": {"itnet": {"combin": "mean"}}}, "baselines.game.itnet.combin = 'mean': unknown key; did you mean `combine`?"),
+        ({"baselines.game": {"itnet": {"Combine": "mean"}}}, "baselines.game.itnet.Combine = 'mean': unknown key; did you mean `combine`?"),
         ({"baselines.game": {"unet": {"combine": "best"}}}, "baselines.game.unet.combine = 'best': Input should be 'mean' or 'strongest'"),
         ({"train.engine": "torch", "train.precision": "bf16"}, "train: precision bf16 needs engine: deepspeed"),
         ({"sweep.kept_share": {"low": 0.7, "high": 0.4}}, "sweep.kept_share: low 0.7 is not below high 0.4; exchange them"),
