@@ -106,12 +106,12 @@ def test_an_older_record_s_ablations_are_shown_without_a_claim_about_their_commi
 
 
 def test_what_is_left_of_another_experiment_is_not_kept(project):
-    shutil.copytree(project / "results/evaluate/stprivacy", project / "results/evaluate/unet")
-    path = project / "results/evaluate/unet/metrics.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": "unet"}))
+    shutil.copytree(project / "results/evaluate/stprivacy", project / "results/evaluate/noise")
+    path = project / "results/evaluate/noise/metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": "noise"}))
     said = run("--keep").output
-    assert "results/evaluate/unet: left out" in said
-    assert "unet" not in (project / "docs/results/weizmann.json").read_text()
+    assert "results/evaluate/noise: left out" in said
+    assert "noise" not in (project / "docs/results/weizmann.json").read_text()
 
 
 def test_a_kept_run_says_how_sure_it_is_and_what_every_attacker_found(project):
