@@ -21,6 +21,7 @@ def make_project(folder: Path, kind: str = "vp-synth", log_raw_clips: bool = Fal
     params["clip"] |= {"num_frames": 4, "size": 16}
     params["evaluate"] |= {"methods": ["blur", "stprivacy"], "kept_shares": [0.5, 0.25]}
     params["evaluate"]["attack"] |= {"num_clips": 1, "num_crops": 1}
+    params["baselines"]["methods"] = []
     params["tracking"] = {"log_raw_clips": log_raw_clips}
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "params.yaml", "w") as file:
