@@ -3,8 +3,10 @@
 import pickle
 import shutil
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
@@ -36,7 +38,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def left(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def left(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The same data set on a node that has only its index; reads are counted in the file `fetched`."""
     store = FolderStorage(tmp_path / "store")
     put_folder(store, shards, "tiny")
@@ -51,7 +53,8 @@ def left(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         get(self, key, local, sha256)
 
     monkeypatch.setattr(FolderStorage, "get_alone", counted)
-    return tmp_path / "node" / "shards"
+    yield tmp_path / "node" / "shards"
+    until(lambda: all(thread.name != "fetch-shards" for thread in threading.enumerate()))  # else it fetches in the next test's name
 
 
 def num_fetched(tmp_path: Path) -> Counter[str]:
