@@ -43,7 +43,7 @@ class Replay:
     def add(self, step: int, painted: Painted, attributes: Tensor, samples: tuple[int, ...]) -> None:
         """Keep what was painted from these samples; further parts of the same step are appended to it."""
         keep = None if painted.keep is None else painted.keep.detach().to(torch.uint8)
-        entry = Entry(to_uint8(painted.pixels.detach().float()), attributes, torch.tensor(samples), keep)
+        entry = Entry(to_uint8(painted.pixels.detach().float()), attributes, torch.tensor(samples, device=attributes.device), keep)
         if self._entries and self._entries[-1][0] == step:
             _, before = self._entries.pop()
             entry = Entry(**{name: torch.cat([getattr(before, name), added]) for name, added in entry.held().items()})

@@ -49,6 +49,15 @@ def test_micro_batches_of_a_step_become_one_entry():
     assert entry.samples.tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_memory_that_was_restored_on_a_device_takes_what_comes_next_there():
+    """`meta` stands for a GPU: tensors of two devices in one stack are refused there, too."""
+    replay = Replay(3)
+    replay.load({name: value if name == "steps" else value.to("meta") for name, value in filled(2).state().items()})
+    new = painted(2)
+    replay.add(2, Painted(new.pixels.to("meta"), new.keep.to("meta")), torch.zeros(2, 1, device="meta"), (2, 102))
+    assert {value.device.type for name, value in replay.state().items() if name != "steps"} == {"meta"}
+
+
 def test_a_restored_memory_draws_what_the_old_one_would_have():
     old, new = filled(6), Replay(3)
     new.load(old.state())
