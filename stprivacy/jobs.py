@@ -59,14 +59,18 @@ def send_inputs(storage: Storage, data: dict[str, str]) -> None:
 def fetch_inputs() -> None:
     """In any process of a job, on whatever node: bring the stage's inputs into this node's working directory. Elsewhere: nothing.
 
+    Jobs of the same code share that directory, and what an earlier one read may be other data: a note beside the folder says its MD5.
     Raises UserError for an input that is not in the storage.
     """
     job = JobEnvironment.read()
     for path, md5 in ((job and job.data) or {}).items():
         folder = Path(path)
+        note = folder.with_name(f".{folder.name}.md5")
         with alone(folder.with_name(folder.name + ".fetched")):  # get_folder's own lock is by process, too
-            if not folder.exists():  # a folder appears whole or not at all
+            if not (folder.exists() and note.exists() and note.read_text() == md5):  # a folder appears whole or not at all
+                note.unlink(missing_ok=True)  # first: from here on it may be true no more
                 _fetch_input(folder, md5)
+                note.write_text(md5)
 
 
 def _fetch_input(folder: Path, md5: str) -> None:

@@ -34,7 +34,7 @@ variable "tracking_security_group_ids" {
 }
 
 variable "days_to_live" {
-  description = "Days after which what lies below a prefix is deleted: checkpoints. Raw videos are among the objects, and no age deletes those."
+  description = "Days after which what lies below a prefix is deleted: what jobs keep to go on. Raw videos are among the objects, and no age deletes those."
   type        = map(number)
   default     = { "storage/runs/" = 30 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stprivacy.data.cache import NodeCache
 from stprivacy.data.raw_videos import RAW, raw_key, source_folder
-from stprivacy.data.storage import OBJECTS, TREES, Entry, Storage, read_tree, told, tree_key
+from stprivacy.data.storage import OBJECTS, RUNS, TREES, Entry, Storage, named_sha256, objects_of, read_tree, told, tree_key
 from stprivacy.errors import UserError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -155,12 +155,14 @@ def _of_storage(name: str, storage: Storage, raw: bool) -> list[Removal]:
     trees = _trees(storage)
     ours = [key for key, tree in trees.items() if KEPT_RELEASES.fullmatch(key) or _tree_is_ours(key, tree, name, storage)]
     videos = [key for key in trees if raw and key == raw_key(name)]
-    others = {key: _objects(tree) for key, tree in trees.items() if key not in ours and key not in videos}
+    others = {key: _objects(key, tree) for key, tree in trees.items() if key not in ours and key not in videos}
     named = {key for keys in others.values() for key in keys}
-    objects = {key: size for key, size in storage.list(OBJECTS).items() if key not in named}
-    of_videos = {object_ for key in videos for object_ in _objects(trees[key])}
+    there = storage.list(OBJECTS) | {key: size for key, size in storage.list(RUNS).items() if named_sha256(key)}
+    objects = {key: size for key, size in there.items() if key not in named}
+    of_videos = {object_ for key in videos for object_ in _objects(key, trees[key])}
     cached = NodeCache.of_this_node().folder
-    found = _of_files(f"{cached} (this node's cache)", [cached / key.removeprefix(f"{OBJECTS}/") for key in objects])
+    shared = [key.removeprefix(f"{OBJECTS}/") for key in objects if key.startswith(f"{OBJECTS}/")]
+    found = _of_files(f"{cached} (this node's cache)", [cached / name for name in shared])
     found += _of_trees(storage, storage.url, ours, {key: size for key, size in objects.items() if key not in of_videos})
     place = f"{storage.url} (raw videos)"
     if keepers := [key for key, keys in others.items() if keys & of_videos]:  # data sets may be made of the same videos
@@ -178,8 +180,8 @@ def _of_trees(storage: Storage, place: str, trees: list[str], objects: dict[str,
     return [Removal(place, len(trees) + len(objects), sum(objects.values()), remove)] if trees or objects else []
 
 
-def _objects(tree: dict[str, Entry]) -> set[str]:
-    return {f"{OBJECTS}/{entry.sha256}" for entry in tree.values()}
+def _objects(key: str, tree: dict[str, Entry]) -> set[str]:
+    return {f"{objects_of(key)}/{entry.sha256}" for entry in tree.values()}
 
 
 def _trees(storage: Storage) -> dict[str, dict[str, Entry]]:
@@ -192,4 +194,4 @@ def _tree_is_ours(key: str, tree: dict[str, Entry], name: str, storage: Storage)
     if key.startswith(RAW):
         return False
     sums = {path: entry.sha256 for path, entry in tree.items()}
-    return _is_ours(sums, name, lambda sha256: storage.get_bytes(f"{OBJECTS}/{sha256}"))
+    return _is_ours(sums, name, lambda sha256: storage.get_bytes(f"{objects_of(key)}/{sha256}"))

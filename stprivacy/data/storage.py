@@ -4,6 +4,7 @@ A bucket holds plain objects under the keys that callers choose, and folders as 
 
     objects/<sha256>      content, named after itself: it is sent once, and two writers can only ever write the same bytes
     trees/<key>.json      what a folder holds: path → SHA-256 and bytes; written last, so that it never names what isn't there
+    runs/…/objects/       content of a tree `runs/…`: apart, so that it goes with the run, and no other tree misses it
 
 Nothing here needs a conditional put (If-None-Match), which not every server has: a name that is a checksum needs no guard, and of two
 writers of one tree the last one wins with all of its files. Checksums are in names and trees, never in an object's metadata: some servers
@@ -29,7 +30,7 @@ from tqdm import tqdm
 from stprivacy.errors import RunError, UserError
 
 BLOCK = 1 << 20
-OBJECTS, TREES = "objects", "trees"
+OBJECTS, TREES, RUNS = "objects", "trees", "runs"
 LATER = ".later.json"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SIDE_BY_SIDE = 4
@@ -190,7 +191,8 @@ def put_folder(storage: Storage, folder: Path, key: str, progress: bool = False)
     total = sum(path.stat().st_size for path in files.values())
     bar = tqdm(total=total, desc=f"to {storage.url}", unit="B", unit_scale=True, mininterval=5, disable=not progress)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool, bar:
-        for name, (entry, sent) in zip(files, pool.map(lambda path: _put_object(storage, path), files.values()), strict=True):
+        sent_files = pool.map(lambda path: _put_object(storage, path, objects_of(key)), files.values())
+        for name, (entry, sent) in zip(files, sent_files, strict=True):
             entries[name], new = entry, new + sent
             bar.update(entry.bytes)
     content = {"files": {name: asdict(entry) for name, entry in entries.items()}}
@@ -198,10 +200,10 @@ def put_folder(storage: Storage, folder: Path, key: str, progress: bool = False)
     return new
 
 
-def _put_object(storage: Storage, path: Path) -> tuple[Entry, bool]:
+def _put_object(storage: Storage, path: Path, objects: str) -> tuple[Entry, bool]:
     """Send a file under its checksum; tells, too, whether it had to travel."""
     size, sha256 = path.stat().st_size, file_sha256(path)
-    key = f"{OBJECTS}/{sha256}"
+    key = f"{objects}/{sha256}"
     there = storage.list(key).get(key) == size
     if not there and storage.put(path, key) != sha256:
         raise RunError(f"{path}: was changed while it was sent; run again when nothing writes to it")
@@ -214,7 +216,8 @@ def get_folder(storage: Storage, key: str, folder: Path, later: str = "") -> Non
     `later`: an ending such as `.tar`. Files with it are not fetched but listed in the folder's LATER, for `left_out`.
     Raises UserError when there is no such tree.
     """
-    tree = read_tree(storage, key)
+    objects, tree = objects_of(key), read_tree(storage, key)
+    assert not later or objects == OBJECTS, "what is left out is fetched from there"
     left = {name: tree.pop(name) for name in list(tree) if later and name.endswith(later)}
     with alone(folder), told(folder):
         if not left and _matches(folder, tree):
@@ -230,7 +233,7 @@ def get_folder(storage: Storage, key: str, folder: Path, later: str = "") -> Non
             if _has(folder / name, entry):
                 shutil.copyfile(folder / name, target)
             else:
-                storage.get_alone(f"{OBJECTS}/{entry.sha256}", target, entry.sha256)
+                storage.get_alone(f"{objects}/{entry.sha256}", target, entry.sha256)
 
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             for _ in pool.map(fill, tree.keys(), tree.values()):
@@ -269,6 +272,11 @@ def tree_key(key: str) -> str:
     return f"{TREES}/{key}.json"
 
 
+def objects_of(key: str) -> str:
+    """Below which prefix the content of the tree `key` is: one that all share, or, of what a run keeps to go on, its own."""
+    return f"{key}/{OBJECTS}" if key.startswith(f"{RUNS}/") else OBJECTS
+
+
 def _has(path: Path, entry: Entry) -> bool:
     return path.is_file() and path.stat().st_size == entry.bytes and file_sha256(path) == entry.sha256
 
@@ -292,7 +300,7 @@ def checked_key(key: str) -> str:
 def named_sha256(key: str) -> str | None:
     """The checksum that the key of a content-addressed object is; None for other keys."""
     folder, _, name = key.rpartition("/")
-    return name if folder == OBJECTS and SHA256.fullmatch(name) else None
+    return name if f"/{folder}".endswith(f"/{OBJECTS}") and SHA256.fullmatch(name) else None
 
 
 def file_sha256(path: Path) -> str:

@@ -1,5 +1,9 @@
-"""A folder of videos in, a folder of released videos out: what is done stays done, what is broken is told at the end."""
+"""A folder of videos in, a folder of released videos out: what is done stays done, what is broken is told at the end.
 
+Broken is a video that cannot be read, and one whose release cannot be written. A full disk ends the run: no other would fare better.
+"""
+
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -7,12 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stprivacy.data.annotations import VIDEO_SUFFIXES, videos_below
-from stprivacy.errors import UserError
+from stprivacy.errors import RunError, UserError
 from stprivacy.release.model import ReleaseModel
 from stprivacy.release.video import Report, Settings, anonymize_video
 
 SETTINGS_FILE = ".stprivacy-release.json"
 """In the output folder: what its videos were made with, so that a second run does not mix two kinds of release."""
+NOTHING_FURTHER = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the system says of a place where no other video can be written, either."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ def anonymize_folder(
 ) -> Outcome:
     """Release every video below `source` to the same place below `target`, as mp4. `told` hears of each that is done.
 
-    Raises UserError before any work when the folders do not fit: nested, two videos of one name, an output of other settings.
+    Raises UserError before any work when the folders do not fit: nested, two videos of one name, an output of other settings; RunError
+    when nothing further can be written.
     """
     plan = _plan(source, target)
     _claim(target, model, settings, force)
@@ -43,12 +50,24 @@ def anonymize_folder(
             skipped.append(out)
             continue
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            told(video, out, anonymize_video(video, out, model, settings))
-            released.append(out)
-        except UserError as error:
+            report = _release(video, out, model, settings)
+        except (UserError, RunError) as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in NOTHING_FURTHER:
+                raise RunError(f"{error}, and nothing else there; mend that and run again, what is done stays done") from error
             failed[video] = str(error).removeprefix(f"{video}: ")
+        else:
+            told(video, out, report)
+            released.append(out)
     return Outcome(tuple(released), tuple(skipped), failed)
+
+
+def _release(video: Path, out: Path, model: ReleaseModel, settings: Settings) -> Report:
+    """As `anonymize_video`, in a folder that may have to be made."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out.parent}: cannot be made ({error.strerror})") from error
+    return anonymize_video(video, out, model, settings)
 
 
 def _plan(source: Path, target: Path) -> dict[Path, Path]:

@@ -6,7 +6,7 @@ has the size of the joined tiles (`tiles.py`), and frame_step times fewer frames
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
@@ -82,9 +82,10 @@ def anonymize_video(source: Path, target: Path, model: ReleaseModel, settings: S
             report = _stream(video, part, kind, model, settings)
         os.replace(part, target)
     except (OSError, av.FFmpegError) as error:
-        raise RunError(f"{target}: cannot be written ({_one_line(error)})") from None
+        raise RunError(f"{target}: cannot be written ({_one_line(error)})") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or never could be
+            part.unlink()
     return report
 
 

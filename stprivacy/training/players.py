@@ -38,10 +38,13 @@ class Player:
     """Largest gradient norm over all of the player's parameters; 0 for no limit."""
 
 
-def build_networks(params: Params, num_actions: int, num_attributes: int, recognizers_folder: Path, first_clips: torch.Tensor) -> Networks:
+def build_networks(
+    params: Params, num_actions: int, num_attributes: int, recognizers_folder: Path, first_clips: torch.Tensor | None
+) -> Networks:
     """The networks before phase 1: the anonymizer at its start, the action recognizer as evaluate-raw trained it on raw clips.
 
-    `first_clips` (B, 3, T, H, W) in [0, 1]: training clips from which the identity start takes its principal components.
+    `first_clips` (B, 3, T, H, W) in [0, 1]: training clips from which the identity start takes its principal components, which draws
+    nothing; None leaves that start out, where other weights take its place at once.
     `recognizers_folder`: models/recognizers. Raises UserError where a file is missing or does not fit.
     """
     train, sizes, clip = params.train, params.recognizers, params.clip
@@ -50,7 +53,7 @@ def build_networks(params: Params, num_actions: int, num_attributes: int, recogn
     if isinstance(anonymizer, Anonymizer):  # frame networks learn to reconstruct in init: baselines.reconstruction_weight
         if train.warm_start:
             warm_start(Path(train.warm_start), anonymizer)
-        elif params.model.identity_start:
+        elif params.model.identity_start and first_clips is not None:
             anonymizer.start_as_identity(first_clips)
     action = build_recognizer(train.action_kind, num_actions, sizes, clip)
     load_weights(recognizers_folder / "action.safetensors", action)

@@ -2,7 +2,8 @@
 
 The nodes of a cluster share no disk, and a job's folder is gone when the job is. So what is finished on one node (a game's checkpoints,
 a trial, a release, an attacker) is kept in the storage under its path below .cache/stprivacy, and brought to the node that asks for it.
-The names of these folders are hashes of what they were made from: what is there is right, whoever made it.
+The names of these folders are hashes of what they were made from: what is there is right, whoever made it. The bucket may delete by age
+what is below `runs/`: a folder of which something is gone counts as one that nobody has kept, and is made and kept again.
 """
 
 import re
@@ -12,11 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from stprivacy.config.job import JobEnvironment
-from stprivacy.data.storage import TREES, FolderStorage, Storage, alone, get_folder, open_storage, put_folder, read_tree, tree_key
+from stprivacy.data.storage import (
+    RUNS,
+    TREES,
+    Entry,
+    FolderStorage,
+    Storage,
+    alone,
+    get_folder,
+    objects_of,
+    open_storage,
+    put_folder,
+    read_tree,
+    tree_key,
+)
 from stprivacy.errors import UserError
 
 CACHE = Path(".cache/stprivacy")
-RUNS = "runs"
 HASH = re.compile(r"[0-9a-f]{12}")
 """What the name of a finished folder is."""
 
@@ -51,7 +64,7 @@ def keep(folder: Path) -> None:
     """In a job: put a finished folder of the cache into the storage. Elsewhere: nothing."""
     if _in_job():
         storage = open_storage()
-        if not storage.exists(tree_key(_key(folder))):
+        if _kept(folder, storage) is None:
             put_folder(storage, folder, _key(folder))
 
 
@@ -64,28 +77,54 @@ def bring(folder: Path) -> bool:
     if not _in_job() or (folder.exists() and not _cached(folder)):  # such as models/init, which every node has as an input
         return folder.exists()
     storage = open_storage()
-    if not storage.exists(tree_key(_key(folder))):
+    tree = _kept(folder, storage)
+    if tree is None:
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_name(folder.name + ".brought")):  # get_folder takes the lock of the folder itself
-        if not _whole(folder, storage):
+        if not _whole(folder, tree):
             get_folder(storage, _key(folder), folder)
     return True
 
 
-def _whole(folder: Path, storage: Storage) -> bool:
-    """Has it every file that the storage has, of that size? Not by checksums: it is asked by each task, of hundreds of megabytes."""
-    tree = read_tree(storage, _key(folder))
+def _kept(folder: Path, storage: Storage) -> dict[str, Entry] | None:
+    """The tree that was kept of a folder; None where there is none, or not all of its content is there any more."""
+    key = _key(folder)
+    if not storage.exists(tree_key(key)):
+        return None
+    tree, objects = read_tree(storage, key), objects_of(key)
+    there = storage.list(objects)
+    return tree if all(there.get(f"{objects}/{entry.sha256}") == entry.bytes for entry in tree.values()) else None
+
+
+def _whole(folder: Path, tree: dict[str, Entry]) -> bool:
+    """Has it every file of the tree, of that size? Not by checksums: it is asked by each task, of hundreds of megabytes."""
     return all((file := folder / name).is_file() and file.stat().st_size == entry.bytes for name, entry in tree.items())
 
 
 def forget(folder: Path) -> None:
-    """In a job: remove from the storage what was kept of a folder that nobody will ask for again, and what Ray kept there."""
+    """In a job: remove from the storage what was kept of a folder that nobody will ask for again, and of those within it.
+
+    Trees, their content, which is theirs alone, and what Ray or a training kept there piece by piece.
+    """
     if _in_job():
         storage = open_storage()
-        storage.delete(f"{TREES}/{_key(folder)}")
+        storage.delete(f"{TREES}/{_key(folder)}")  # trees first: none may name what is gone
         storage.delete(tree_key(_key(folder)))
         storage.delete(_key(folder))
+
+
+def keep_file(path: Path) -> None:
+    """In a job: put a small file of the cache that has grown into the storage. Elsewhere: nothing."""
+    if _in_job():
+        open_storage().put_bytes(_key(path), path.read_bytes())
+
+
+def bring_file(path: Path) -> None:
+    """In a job: have the file as it was kept last, where it was, whatever an earlier job has left of it on this node."""
+    if _in_job() and (storage := open_storage()).exists(_key(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(storage.get_bytes(_key(path)))
 
 
 def bring_paths(value: Any) -> None:

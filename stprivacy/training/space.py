@@ -15,6 +15,7 @@ import torch
 from stprivacy.config import Range, Sweep
 from stprivacy.config.training import Values
 from stprivacy.randomness import keyed_generator
+from stprivacy.training.run_storage import bring_file, keep_file
 
 Setting = tuple[float, float, float]
 """Kept share, privacy weight and action weight: what is searched. A grid counts like this, too: the last changes fastest."""
@@ -115,8 +116,8 @@ class ListedSpace:
 class OptunaSpace:
     """Optuna's multi-objective TPE, asked and told one configuration at a time.
 
-    What it proposed is kept in a file. A sweep that was killed proposes the same again, in the same order, before anything new:
-    so finished trials are found finished, and Optuna hears of them as before.
+    What it proposed is kept in a file, of a job in the storage, too. A sweep that was killed proposes the same again, in the same order,
+    before anything new: so finished trials are found finished, and Optuna hears of them as before.
     """
 
     sweep: Sweep
@@ -132,6 +133,7 @@ class OptunaSpace:
         # Random draws first: TPE has nothing to learn from before it has seen a few configurations.
         sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=max(3, self.sweep.num_trials // 4))
         self._study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        bring_file(self.proposals)
         for line in self.proposals.read_text().splitlines() if self.proposals.exists() else []:
             self._study.enqueue_trial(json.loads(line), skip_if_exists=True)
         self._num_kept = len(self._study.trials)
@@ -170,6 +172,7 @@ class OptunaSpace:
                 self.proposals.parent.mkdir(parents=True, exist_ok=True)
                 with open(self.proposals, "a") as file:
                     file.write(json.dumps(trial.params) + "\n")
+                keep_file(self.proposals)
             return setting
         raise StopIteration
 

@@ -105,9 +105,8 @@ def _game(
     Each phase gets networks and engines of its own: an engine's hooks stay on the parameters that it has seen.
     """
     train, info = params.train, reader.info
-    views = ClipViews(reader, params.clip, num_clips=1, num_crops=1)
-    first = torch.stack([torch.from_numpy(views[index][0]) for index in range(min(NUM_CLIPS_OF_IDENTITY_START, len(reader)))])
-    networks = build_networks(params, len(info.actions), len(info.attributes), recognizers, to_float(first))
+    first = None if init_model else _first_clips(params, reader)
+    networks = build_networks(params, len(info.actions), len(info.attributes), recognizers, first)
     if init_model:
         start_from_init(networks, train, init_model)
     frozen_dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32  # engines convert what they train
@@ -117,3 +116,10 @@ def _game(
         network.to(device, frozen_dtype)
     prior = torch.from_numpy(reader.prevailing_attributes()).mean(0).to(device)
     return Game(networks, train, params.channel, params.clip, params.recognizers, prior, gather)
+
+
+def _first_clips(params: Params, reader: ShardReader) -> torch.Tensor:
+    """Float (B, 3, T, H, W) in [0, 1]: the middle of each of the first training videos."""
+    views = ClipViews(reader, params.clip, num_clips=1, num_crops=1)
+    first = [torch.from_numpy(views[index][0]) for index in range(min(NUM_CLIPS_OF_IDENTITY_START, len(reader)))]
+    return to_float(torch.stack(first))

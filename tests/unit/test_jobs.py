@@ -9,7 +9,7 @@ import pytest
 
 from stprivacy import jobs
 from stprivacy.config.job import JobEnvironment
-from stprivacy.data.storage import FolderStorage
+from stprivacy.data.storage import FolderStorage, file_sha256, get_folder, put_folder
 from stprivacy.errors import RunError, UserError
 from stprivacy.jobs import JobTaken, Log, State, Unreachable, bring_outs, follow, outs_made, run_as_job, work_in_job
 from stprivacy.stages import read_stage
@@ -319,6 +319,36 @@ def test_a_job_whose_inputs_cannot_be_had_says_so(laptop, storage, monkeypatch, 
         work_in_job(read_stage("train"), JobEnvironment(submission_id="raysubmit_1"), train)
 
 
+def test_a_job_in_the_folder_of_an_earlier_one_reads_its_own_data(laptop, storage, tmp_path, monkeypatch):
+    """Ray unpacks the same code once a node, and leaves there what jobs have put beside it."""
+    data = []
+    for text in ("clips", "other clips"):
+        Path("data/shards/one.json").write_text(text)
+        data.append(jobs.inputs_here(read_stage("train")))
+        jobs.send_inputs(storage, data[-1])
+    first, second = (JobEnvironment(submission_id="raysubmit_1", data=md5s).variables() for md5s in data)
+    make_project(tmp_path / "node")
+    monkeypatch.chdir(tmp_path / "node")
+
+    def read_by(variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        jobs.fetch_inputs()
+        return Path("data/shards/one.json").read_text()
+
+    def killed_then(storage, tree, folder, later):
+        get_folder(storage, tree, folder, later)
+        raise KeyboardInterrupt
+
+    assert [read_by(job) for job in (first, second, first)] == ["clips", "other clips", "clips"]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(jobs, "get_folder", killed_then)
+        read_by(second)
+    assert read_by(first) == "clips"
+    monkeypatch.setattr(jobs, "get_folder", None)
+    assert read_by(first) == "clips"  # and isn't fetched again
+
+
 def test_a_finished_folder_of_the_cache_reaches_another_node(tmp_path, storage, monkeypatch):
     one, other = (tmp_path / name / run_storage.CACHE / "trials" / "abc" for name in ("one", "other"))
     one.mkdir(parents=True)
@@ -332,6 +362,44 @@ def test_a_finished_folder_of_the_cache_reaches_another_node(tmp_path, storage, 
     assert (other / "outcome.json").read_text() == "{}"
     run_storage.forget(one)
     assert not run_storage.bring(tmp_path / run_storage.CACHE / "trials" / "abc")
+
+
+def test_what_is_forgotten_leaves_no_bytes_behind_and_nobody_else_misses_any(tmp_path, storage, monkeypatch):
+    """Two trials and a data set have a file of the same bytes: of the first trial nothing may stay, least of all without a name."""
+    monkeypatch.setenv("STPRIVACY_JOB", "raysubmit_1")
+    first, second = (tmp_path / run_storage.CACHE / "trials" / f"{name}.work" for name in ("one", "two"))
+    for work in (first, second):
+        (work / "released/0123456789ab").mkdir(parents=True)
+        (work / "released/0123456789ab/train-painted.npy").write_text("frames")
+        run_storage.keep(work / "released/0123456789ab")
+    before = storage.list("")
+    put_folder(storage, second / "released/0123456789ab", "1234")
+    storage.put_bytes("runs/trials/one.work/tune/state.json", b"{}")
+    run_storage.forget(first)
+    assert not [key for key in storage.list("") if "one.work" in key]
+    assert {key for key in before if "one.work" not in key} < storage.list("").keys()
+    get_folder(storage, "1234", tmp_path / "data")
+    brought = tmp_path / "other" / run_storage.CACHE / "trials/two.work/released/0123456789ab"
+    assert run_storage.bring(brought)
+    for folder in (tmp_path / "data", brought):
+        assert (folder / "train-painted.npy").read_text() == "frames"
+
+
+def test_a_kept_folder_of_which_age_has_taken_something_is_made_and_kept_again(tmp_path, storage, monkeypatch):
+    """As where the bucket's rules delete what below `runs/` is old; trees aren't there."""
+    monkeypatch.setenv("STPRIVACY_JOB", "raysubmit_1")
+    made, asked = (tmp_path / node / run_storage.CACHE / "trials/abc" for node in ("one", "other"))
+    made.mkdir(parents=True)
+    for name in ("outcome.json", "history.csv"):
+        (made / name).write_text(name)
+    run_storage.keep(made)
+    aged = next(key for key in storage.list("runs/trials/abc") if file_sha256(made / "history.csv") in key)
+    storage.delete(aged)
+    assert not run_storage.bring(asked)
+    assert not asked.exists()
+    run_storage.keep(made)
+    assert run_storage.bring(asked)
+    assert (asked / "history.csv").read_text() == "history.csv"
 
 
 def test_a_half_written_folder_counts_only_with_what_the_storage_has_of_it(tmp_path, storage, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from stprivacy import cli
 from stprivacy.data.cache import NodeCache
-from stprivacy.data.storage import FolderStorage, file_sha256, put_folder, read_tree
+from stprivacy.data.storage import FolderStorage, file_sha256, objects_of, put_folder, read_tree
 from stprivacy.stages import folder_md5
 
 GONE, KEPT = "vp-synth-tiny", "other"
@@ -39,6 +39,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_root: Path)
     put_folder(storage(tmp_path), Path("models/anonymizer"), "runs/train/one")
     for cached in ("clips-123", "vp-synth-123", "evaluate/released/1", "train/game-1"):
         put_folder(storage(tmp_path), write(Path(".cache/stprivacy") / cached, {"frames": cached}), f"runs/{cached}")
+    storage(tmp_path).put(Path("models/anonymizer/config.json"), f"runs/trials/1.work/released/2/objects/{'0' * 64}")  # broken off
+    storage(tmp_path).put_bytes("runs/train/game-1/game-0001/seal-0.json", b"{}")
     for key in storage(tmp_path).list("objects"):
         NodeCache(tmp_path / "cache", 10**9).fetch(storage(tmp_path), key)
     return project
@@ -103,10 +105,15 @@ def test_nothing_of_the_data_set_is_left_and_everything_else_is(project: Path, t
     assert "dvc gc --workspace --cloud --remote far" in out
     # What the other data set and the models need can be fetched as before.
     for key in storage(tmp_path).list("trees"):
-        for entry in read_tree(storage(tmp_path), key.removeprefix("trees/").removesuffix(".json")).values():
-            assert file_sha256(tmp_path / "store" / "objects" / entry.sha256) == entry.sha256
+        tree = key.removeprefix("trees/").removesuffix(".json")
+        for entry in read_tree(storage(tmp_path), tree).values():
+            assert file_sha256(tmp_path / "store" / objects_of(tree) / entry.sha256) == entry.sha256
     assert "trees/runs/train/one.json" in storage(tmp_path).list("trees")
     assert "trees/runs/evaluate/released/1.json" not in storage(tmp_path).list("trees")
+    assert {key.rpartition("/")[0] for key in storage(tmp_path).list("runs")} == {  # no release, nor what was broken off
+        "runs/clips-123/objects", "runs/vp-synth-123/objects", "runs/train/one/objects", "runs/train/game-1/objects",
+        "runs/train/game-1/game-0001",
+    }  # fmt: skip
     for listing in (project / ".dvc/cache/files/md5").glob("??/*.dir"):
         for row in json.loads(listing.read_text()):
             assert (listing.parents[1] / row["md5"][:2] / row["md5"][2:]).exists()

@@ -237,6 +237,20 @@ def test_a_tree_that_is_none_or_leads_elsewhere_is_refused(store: FolderStorage,
     assert not (tmp_path / "deep").exists()
 
 
+def test_what_a_run_keeps_is_content_of_its_own(store: FolderStorage, tmp_path: Path) -> None:
+    """So it can be deleted, by age too, and what others have of the same bytes stays."""
+    folder = filled(tmp_path / "in", a="1")
+    assert put_folder(store, folder, "one") == put_folder(store, folder, "runs/trials/abc") == 1
+    assert put_folder(store, folder, "runs/trials/abc") == 0
+    sha256 = file_sha256(folder / "a")
+    assert list(store.list("")) == [
+        f"objects/{sha256}", f"runs/trials/abc/objects/{sha256}", "trees/one.json", "trees/runs/trials/abc.json"
+    ]  # fmt: skip
+    store.delete("objects")
+    get_folder(store, "runs/trials/abc", tmp_path / "out")
+    assert held(tmp_path / "out") == {"a": "1"}
+
+
 def test_an_empty_folder_is_refused(store: FolderStorage, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no files here to put"):
         put_folder(store, tmp_path / "none", "one")

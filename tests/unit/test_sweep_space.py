@@ -1,6 +1,7 @@
 """Which configurations a sweep tries, and what a search that was killed proposes when it is started again."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stprivacy.config import Range, Sweep
+from stprivacy.training.run_storage import CACHE
 from stprivacy.training.space import Configuration, OptunaSpace, grid, open_space, random_draws
 
 RANGES = Sweep(
@@ -133,6 +135,21 @@ def test_a_killed_optuna_search_proposes_the_same_again_before_anything_new(tmp_
     again = played(open_space(OPTUNA, 0, tmp_path), 100)
     assert again[:4] == before[:4]
     assert len({c.setting for c in again}) == len(again) == 8
+
+
+def test_a_killed_search_of_a_job_goes_on_on_whatever_node(tmp_path, monkeypatch):
+    """A node takes what it has with it, or has only what an earlier job proposed on it."""
+    monkeypatch.setenv("STPRIVACY_STORAGE", str(tmp_path / "storage"))
+    one, other = (tmp_path / node / CACHE / "sweep" / "0123456789ab" for node in ("one", "other"))
+    played(open_space(OPTUNA, 0, tmp_path / CACHE / "here"), 2)
+    assert not (tmp_path / "storage").exists()  # no job
+    monkeypatch.setenv("STPRIVACY_JOB", "raysubmit_1")
+    runs = [played(open_space(OPTUNA, 0, other), 2), played(open_space(OPTUNA, 1, one), 5)]  # by its seed alone each differs
+    shutil.rmtree(one)
+    runs.append(played(open_space(OPTUNA, 2, other), 100))
+    assert runs[1][:2] == runs[0]
+    assert runs[2][:5] == runs[1]
+    assert len({c.setting for c in runs[2]}) == len(runs[2]) == 8
 
 
 def test_a_larger_search_goes_on_where_the_smaller_one_ended(tmp_path):

@@ -1,5 +1,7 @@
 """Where training begins: image weights named by params reach the very parameters that the players train."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,7 +9,7 @@ from safetensors.torch import save_file
 from stprivacy.config import Adversary
 from stprivacy.models.checkpoints import save_weights
 from stprivacy.models.recognizers import build_recognizer
-from stprivacy.training.players import adversary_player, anonymizer_player, build_networks
+from stprivacy.training.players import adversary_player, anonymizer_player, build_networks, start_from_init
 from tests.unit.evaluation_files import ACTIONS, ATTRIBUTES, CLIP, tiny_params
 from tests.unit.test_models_checkpoints import image_vit
 
@@ -35,6 +37,25 @@ def assert_from(blocks, image):
     assert blocks
     for name, parameter in blocks.items():
         assert torch.equal(parameter, image[name]), name
+
+
+def test_a_start_that_an_init_replaces_can_be_left_out_and_changes_nothing(tmp_path):
+    params, with_start = started(tmp_path)
+    drawn = torch.get_rng_state()
+    without = build_networks(params, len(ACTIONS), len(ATTRIBUTES), tmp_path, None)
+    assert params.model.identity_start
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for name in ("anonymizer", "action"):
+        left = deepcopy(getattr(without, name))
+        for parameter in left.parameters():
+            parameter.data.uniform_()
+        save_weights(tmp_path / "init" / f"{name}.safetensors", left)
+    found = []
+    for networks in (with_start, without):
+        start_from_init(networks, params.train, tmp_path / "init")
+        parts = (networks.anonymizer, networks.action, networks.adversaries, *networks.raw_trained)
+        found.append([tensor for part in parts for tensor in part.state_dict().values()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("phase", ["init", "game"])

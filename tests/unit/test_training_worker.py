@@ -1,5 +1,6 @@
 """A whole training run in this process on the plain-torch engine: killed after any epoch it goes on as if nothing had happened."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -12,6 +13,7 @@ from stprivacy.config import Channel
 from stprivacy.errors import UserError
 from stprivacy.models.checkpoints import load_anonymizer, save_weights
 from stprivacy.models.recognizers import build_recognizer
+from stprivacy.training import distributed, worker
 from stprivacy.training.distributed import game_hash, init_hash
 from stprivacy.training.worker import TrainingJob, run_worker
 from tests.unit.evaluation_files import ACTIONS, ATTRIBUTES, CLIP, SIZES, noise_clips, random_labels, tiny_params, write_dataset
@@ -108,7 +110,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(job, undisturbed, kil
         assert (rest[-1] / name).read_bytes() == (undisturbed[-1] / name).read_bytes(), name
 
 
-def test_an_init_that_is_there_already_is_not_trained_again(job, undisturbed, tmp_path):
+def test_an_init_that_is_there_already_is_not_trained_again(job, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "ClipViews", None)  # nor is a clip read for the start that it replaces
     with_init = dataclasses.replace(job, init=undisturbed[1] / "model")
     checkpoints = play(with_init, tmp_path)
     assert [progress_of(checkpoint) for checkpoint in checkpoints] == EPOCHS[2:]
@@ -139,6 +142,35 @@ def test_without_raw_recognizers_the_missing_file_is_named(job, tmp_path):
 def test_a_job_travels_as_plain_values(job, tmp_path):
     for sent in (job, dataclasses.replace(job, init=tmp_path, tracking_run="abc")):
         assert TrainingJob.from_dict(json.loads(json.dumps(sent.as_dict()))) == sent
+
+
+# ---------------------------------------------------------------------------------------------------- what a run leaves
+
+
+@pytest.mark.parametrize("killed_at", range(4))
+def test_outs_that_are_replaced_are_never_half_there(tmp_path, monkeypatch, killed_at):
+    """Killed while a folder is removed: those of an earlier kill, then the old one."""
+    contents = {name: {f"{name}-{number}" for number in range(3)} for name in ("fresh", "out", "out.new", "out.old")}
+    for folder, files in contents.items():
+        (tmp_path / folder).mkdir()
+        for file in files:
+            (tmp_path / folder / file).touch()
+    rmtree, calls = shutil.rmtree, []
+
+    def removed(folder, ignore_errors):
+        calls.append(folder)
+        if len(calls) == killed_at:
+            next(folder.iterdir()).unlink()
+            raise Killed
+        rmtree(folder, ignore_errors)
+
+    monkeypatch.setattr(distributed.shutil, "rmtree", removed)
+    for _ in range(2 if killed_at else 1):
+        with contextlib.suppress(Killed):
+            distributed._replace_folder(tmp_path / "fresh", tmp_path / "out")
+        assert {file.name for file in (tmp_path / "out").iterdir()} in (contents["out"], contents["fresh"])
+    assert {file.name for file in (tmp_path / "out").iterdir()} == contents["fresh"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "out"]
 
 
 # ---------------------------------------------------------------------------------------------------- names of runs
