@@ -17,8 +17,7 @@ def compare(method_a: str, method_b: str, results: Path, as_json: bool) -> None:
 
     Each figure's difference has a 95 % interval and a p-value; they come from the answers that `evaluate` keeps. A learned method may be
     named with a kept share, METHOD@SHARE; without, it is the share that the model was trained for. cMAP and AP are those of each one's
-    strongest attacker: paired bootstrap over clips (whole groups of them), as is the action's mAP where clips have several. Action top-1:
-    McNemar's exact test.
+    strongest attacker. All by the paired bootstrap over clips, whole groups of them; p says how often resampling turns the sign.
 
     \b
     stprivacy compare raw stprivacy
@@ -46,5 +45,4 @@ def compare(method_a: str, method_b: str, results: Path, as_json: bool) -> None:
     Console().print(table)
     click.echo(f"strongest attackers: {found.attackers[0]} on {found.a}, {found.attackers[1]} on {found.b}")
     if max(found.seeds) > 1:
-        tested = "; McNemar's test takes the first of each" if found.lines[0].figure == "action top-1" else ""
-        click.echo(f"means over {found.seeds[0]} and {found.seeds[1]} attacker seeds{tested}")
+        click.echo(f"means over {found.seeds[0]} and {found.seeds[1]} attacker seeds")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from stprivacy.config.base import Count, KeepRatio, Positive, Section, Share, Weight
+from stprivacy.config.base import AllDifferent, Count, KeepRatio, Positive, Section, Share, Weight
 from stprivacy.config.networks import NetworkKind
 from stprivacy.config.training import BaselineKind
 
@@ -20,9 +20,9 @@ recognizers on what it paints. `reidentification`: who is it, by similarity to r
 class Attack(Section):
     """How a fresh attacker is trained on released training clips."""
 
-    kinds: Annotated[tuple[AttackerKind, ...], Field(min_length=1)] = ("cnn3d", "cnn2d")
+    kinds: Annotated[tuple[AttackerKind, ...], Field(min_length=1), AllDifferent] = ("cnn3d", "cnn2d")
     """Privacy attackers; the strongest on val counts."""
-    extra: tuple[ExtraAttack, ...] = ()
+    extra: Annotated[tuple[ExtraAttack, ...], AllDifferent] = ()
     """Attacks beside them. The first three train nothing and cost seconds; what they find counts as any other attacker's does."""
     action_kind: NetworkKind = "cnn3d"
     min_epochs: Count = 12
@@ -38,21 +38,13 @@ class Attack(Section):
     num_crops: Annotated[int, Field(ge=1, le=3)] = 1
     """Views of a val or test video whose predictions are averaged (the paper: 5 × 3)."""
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> "Attack":
-        for key, names in (("kinds", self.kinds), ("extra", self.extra)):
-            twice = [name for place, name in enumerate(names) if name in names[:place]]
-            if twice:
-                raise ValueError(f"{key} names {twice[0]} twice; name it once")
-        return self
-
 
 class Evaluate(Section):
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("downsample-2", "downsample-4", "blur", "stprivacy")
+    methods: Annotated[tuple[str, ...], Field(min_length=1), AllDifferent] = ("downsample-2", "downsample-4", "blur", "stprivacy")
     """Filters and `stprivacy`. Learned baselines are `baselines.methods`: their stage waits for their models, as this one doesn't."""
-    kept_shares: Annotated[tuple[KeepRatio, ...], Field(min_length=1)] = (0.7, 0.4)
+    kept_shares: Annotated[tuple[KeepRatio, ...], Field(min_length=1), AllDifferent] = (0.7, 0.4)
     """Kept shares at which the one trained model is judged, attackers fresh at each."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), AllDifferent] = (0,)
     """Seeds of the attackers."""
     boxes: Annotated[str, Field(pattern=r"^(hog|motion|rendered|.+\.csv)$")] = "motion"
     """Where people are, for `blackening`, `strong-blur` and `weak-blur`: `hog` (OpenCV's detector), `motion` (around what moves before
@@ -80,7 +72,7 @@ class Policy(Section):
 
 
 class Pareto(Section):
-    kept_shares: tuple[KeepRatio, ...] = ()
+    kept_shares: Annotated[tuple[KeepRatio, ...], AllDifferent] = ()
     """Kept shares at which each trial of the sweep is judged beside its own, without retraining; empty for its own alone."""
     policy: Policy = Policy()
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stprivacy.config.base import Count, KeepRatio, Positive, Section, Share, Weight
+from stprivacy.config.base import AllDifferent, Count, KeepRatio, Positive, Section, Share, Weight
 from stprivacy.config.networks import NetworkKind
 
 
@@ -178,7 +178,7 @@ class BaselineGames(Section):
 class Baselines(Section):
     """Learned baselines: anonymizers of other kinds, trained by the model's game (but for `game`) and judged by the same attackers."""
 
-    methods: tuple[BaselineKind, ...] = ()
+    methods: Annotated[tuple[BaselineKind, ...], AllDifferent] = ()
     """What `train-baseline` trains and `evaluate-baseline` judges; empty for none. All but `model` and what follows is theirs, too."""
     base_width: Count | None = None
     """Their `model.base_width`: channels of the first layer, null for the published one, which is for GPUs."""
@@ -225,7 +225,7 @@ class Sweep(Section):
     """All combinations of lists; random draws; or Optuna on two objectives (val action up, val leak above the action-only floor down)."""
     num_trials: Count = 3
     """At most so many configurations; a grid is cut there."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), AllDifferent] = (0,)
     """Each configuration is played with each of these."""
     epochs: Count | None = None
     """Epochs of a trial's game; null for those of `train.game`."""

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stprivacy.action_task import SEVERAL_ACTIONS
 from stprivacy.errors import UserError
 from stprivacy.evaluation.metrics import Labels, action_score, average_precisions
 from stprivacy.evaluation.predictions import NAME, Predictions, SavedPoint, load_predictions
-from stprivacy.evaluation.statistics import Difference, macro, mcnemar, paired_difference, resampled_aps, resamples
+from stprivacy.evaluation.statistics import Difference, macro, paired_difference, resampled_aps, resamples
 from stprivacy.evaluation.uncertainty import resampled_action
 
 
@@ -79,14 +78,8 @@ def compare(results: Path, name_a: str, name_b: str) -> Comparison:
 
 
 def _action_line(points_a: tuple[SavedPoint, ...], points_b: tuple[SavedPoint, ...], test: Labels, times: np.ndarray) -> Line:
-    """The action figure: top-1 with McNemar's p of the first seeds; mAP of several actions with that of the resamples, as cMAP."""
+    """The action figure: top-1, or mAP where clips have several actions."""
     both = points_a, points_b
     drawn = [resampled_action([point.action for point in points], test, times) for points in both]
-    if test.action_task is SEVERAL_ACTIONS:
-        means = [float(np.mean([action_score(point.action, test) for point in points])) for points in both]
-        return Line("action mAP", means[0], means[1], paired_difference(means[0] - means[1], *drawn))
-    right = [np.mean([point.action.argmax(1) == test.actions for point in points], axis=0) for points in both]
-    tops = [float(share.mean()) for share in right]
-    action = paired_difference(tops[0] - tops[1], *drawn)
-    first = [points[0].action.argmax(1) == test.actions for points in both]
-    return Line("action top-1", tops[0], tops[1], Difference(action.value, action.low, action.high, mcnemar(*first)))
+    a, b = (float(np.mean([action_score(point.action, test) for point in points])) for points in both)
+    return Line(f"action {test.action_task.title}", a, b, paired_difference(a - b, *drawn))

@@ -1,4 +1,4 @@
-"""How sure is a figure, and is a difference between two methods one? Bootstrap over test clips, and McNemar's test.
+"""How sure is a figure, and is a difference between two methods one? Bootstrap over test clips.
 
 A resample is a number of times for every clip. Clips of one group (a film, a recording) come and go together, since they are no
 independent evidence. What varies here is the choice of test clips alone: not the training of the anonymizer, nor of the attackers.
@@ -9,7 +9,6 @@ n clips, R resamples, A attributes.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from stprivacy.randomness import keyed_seed
 
@@ -25,7 +24,7 @@ class Difference:
     low: float
     high: float
     p: float
-    """Two-sided: how often resampling turns the sign, of cMAP, mAP or AP; McNemar's exact test, of top-1."""
+    """Two-sided: how often resampling turns the sign."""
 
 
 def resamples(groups: np.ndarray, num: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -88,9 +87,3 @@ def paired_difference(value: float, resampled_a: np.ndarray, resampled_b: np.nda
     low, high = interval(differences) or [np.nan, np.nan]
     turned = min((differences <= 0).sum(), (differences >= 0).sum())
     return Difference(value, low, high, min(1.0, 2 * (turned + 1) / (len(differences) + 1)))
-
-
-def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
-    """Exact two-sided p of the clips that one of two answers gets right and the other doesn't, were both as good. Each bool (n,)."""
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b, 0.5).pvalue)

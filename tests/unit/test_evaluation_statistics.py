@@ -12,7 +12,6 @@ from stprivacy.evaluation.metrics import average_precisions, cmap, macro_f1
 from stprivacy.evaluation.statistics import (
     interval,
     macro,
-    mcnemar,
     paired_difference,
     resampled_aps,
     resampled_f1,
@@ -150,10 +149,3 @@ def test_a_large_difference_is_told_and_has_its_sign():
 def test_methods_that_are_equally_good_are_seldom_called_different():
     called = sum(difference(1.0, 1.0, seed).p < 0.05 for seed in range(60))
     assert called <= 8  # 3 expected
-
-
-def test_mcnemar_is_a_sign_test_of_the_clips_on_which_two_answers_differ():
-    right_a, right_b = np.array([1, 1, 1, 1, 1, 0, 1, 0], bool), np.array([0, 0, 0, 0, 0, 1, 1, 0], bool)
-    assert mcnemar(right_a, right_b) == pytest.approx(2 * (1 + 6) / 2**6)  # 5 against 1
-    assert mcnemar(right_a, right_a) == 1
-    assert mcnemar(right_a, right_b) == mcnemar(right_b, right_a)
