@@ -27,7 +27,7 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="stprivacy")
 def cli() -> None:
-    """Learn a video anonymizer that keeps the action and hides who is in the clip, and judge it with fresh attackers.
+    """Learn a video anonymizer that keeps the action and is to hide private attributes; measure by fresh attackers what is still seen.
 
     Run in the project's folder. The pipeline itself is DVC's; this command is for what stands around it.
 
@@ -52,7 +52,7 @@ def params() -> None:
 
     \b
     stprivacy params list
-    stprivacy params use vp-synth-tiny      two minutes, to see that everything works
+    stprivacy params use vp-synth-tiny      every stage at its smallest, to see that everything works
     stprivacy params check params/*.yaml
     """
 
@@ -95,7 +95,7 @@ def use(name: str, force: bool) -> None:
     load_params(shipped[name])
     known = {path.read_bytes() for path in shipped.values()}
     if PARAMS.exists() and PARAMS.read_bytes() not in known and not force:
-        raise UserError(f"{PARAMS}: has changes of its own; keep a copy (cp {PARAMS} {SHIPPED}/mine.yaml) or overwrite it with --force")
+        raise UserError(f"{PARAMS}: has changes of its own; keep a copy (cp {PARAMS} {SHIPPED}/kept.yaml) or overwrite it with --force")
     PARAMS.write_bytes(content)
     click.echo(f"{PARAMS} is now {shipped[name]}; next: dvc repro")
 
@@ -150,7 +150,7 @@ def show(markdown: bool, into: Path | None, figure: Path | None, no_raw: bool) -
         elif stale:
             click.echo(stale, err=True)
     if figure:
-        from stprivacy.evaluation.pictures import overview
+        from stprivacy.evaluation.overview import overview
 
         figure.parent.mkdir(parents=True, exist_ok=True)
         click.echo(f"{overview(RESULTS, figure, show_raw=not no_raw)}: drawn")
@@ -159,9 +159,9 @@ def show(markdown: bool, into: Path | None, figure: Path | None, no_raw: bool) -
 def _refuse_raw_figure() -> None:
     """Raises UserError, before anything is written, where the figure would show real people unasked."""
     from stprivacy.config import load_params
-    from stprivacy.evaluation.raw_frames import refuse_raw_results
+    from stprivacy.evaluation.raw_frames import refuse_raw
 
-    refuse_raw_results(load_params(PARAMS), RESULTS, "draw released frames alone with --no-raw")
+    refuse_raw(load_params(PARAMS), "draw released frames alone with --no-raw")
 
 
 @cli.command()

@@ -35,7 +35,7 @@ RETRIES, PATIENT, HASTY = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "6", "2"
 
 
 class Run:
-    """An open MLflow run: metrics in batches, pictures, texts. Made by `start` or, in a worker, by `attach`."""
+    """An open MLflow run: metrics in batches, pictures, tags. Made by `start` or, in a worker, by `attach`."""
 
     def __init__(self, client: "MlflowClient", run_id: str):
         self.client, self.id = client, run_id
@@ -115,10 +115,6 @@ class Run:
         """Was a metric of this name logged already, perhaps before a kill?"""
         return name in self.client.get_run(self.id).data.metrics
 
-    def text(self, text: str, name: str) -> None:
-        """Store a text as the artifact `name`."""
-        self.client.log_text(self.id, text, name)
-
     def params(self, params: dict[str, object]) -> None:
         """Log parameters in one request; MLflow refuses another value for one that is already there."""
         from mlflow.entities import Param
@@ -150,9 +146,7 @@ class Run:
 
 
 @contextmanager
-def start(
-    stage: str, params: Params, name: str, inputs: Iterable[Path] = (), tags: dict[str, str] | None = None, again: bool = False
-) -> Iterator[Run]:
+def start(stage: str, params: Params, name: str, inputs: Iterable[Path] = (), again: bool = False) -> Iterator[Run]:
     """The run of a stage: `name` within the experiment `stprivacy/<dataset>/<stage>`; ended as finished or failed.
 
     `inputs`: what the stage reads (tag `dvc.deps_md5`; a data set among them is logged as the run's input). `again`: a finished run
@@ -165,7 +159,7 @@ def start(
         experiment = _experiment(client, f"stprivacy/{params.dataset.name}/{EXPERIMENT_OF.get(stage, stage)}")
         run_id = _earlier(client, experiment, run_hash, again) or client.create_run(experiment, run_name=name).info.run_id
         run = Run(client, run_id)
-        run.tags(_standard_tags(stage, params, inputs) | {"run_hash": run_hash} | (tags or {}))
+        run.tags(_standard_tags(stage, params, inputs) | {"run_hash": run_hash})
         _log_params(client, run_id, params)
         for shards in (path for path in inputs if path.parent == SHARDS):
             run.reads(shards, stage)
@@ -263,8 +257,9 @@ def complaint(error: Exception) -> str:
     return f"MLFLOW_TRACKING_URI = {without_password(Environment.read().tracking_uri)}: {reason}"
 
 
-def without_password(uri: str) -> str:
-    return re.sub(r"//[^@/]*@", "//", uri)
+def without_password(text: str) -> str:
+    """An address, or words with addresses in them, less `user:password@`."""
+    return re.sub(r"//[^@/\s]*@", "//", text)
 
 
 @contextmanager
@@ -385,4 +380,4 @@ def _inputs_md5(params: Params, inputs: Iterable[Path]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return without_password(" ".join(str(error).split()))[:200]

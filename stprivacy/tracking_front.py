@@ -148,6 +148,7 @@ def serve(dataset: str, port: int) -> None:
         print(f"no front of {dataset} there yet: `make repro` makes one; until then there are the runs of other stages")
     if remote:
         return
-    print(f"serving {store} at {server}; Ctrl-C ends it", flush=True)
-    options = ["--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", store, "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *options])
+    print(f"serving {tracking.without_password(store)} at {server}; Ctrl-C ends it", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # By environment: a store's address may hold a password, and every user of the machine can read command lines.
+    os.execve(sys.executable, command, os.environ | {"MLFLOW_BACKEND_STORE_URI": store})

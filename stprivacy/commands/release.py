@@ -39,7 +39,7 @@ def anonymize(
     stprivacy anonymize recordings/ released/ --model models:/stprivacy-anonymizer@champion
     """
     from stprivacy.release.clips import checked_keep_ratio, keep_ratio_of
-    from stprivacy.release.model import find_model
+    from stprivacy.release.model import find_model, foreign_data
     from stprivacy.release.video import Settings, format_of, opened
 
     if keep_ratio is not None and kept_share is not None:
@@ -56,7 +56,10 @@ def anonymize(
     if kept_share is not None:
         keep_ratio = keep_ratio_of(kept_share, anonymizer.num_sparsifications)
     ratio = anonymizer.keep_ratio if keep_ratio is None else keep_ratio
-    click.echo(f"model: {model.origin}, keep ratio {ratio:.4g} (kept share {ratio**anonymizer.num_sparsifications:.2f})", err=True)
+    share = ratio**anonymizer.num_sparsifications
+    click.echo(f"model: {model.origin}, keep ratio {ratio:.4g} (kept share {share:.2f}), trained on {model.trained_on or '?'}", err=True)
+    if named is None and (foreign := foreign_data(model)):
+        click.echo(f"warning: {foreign}", err=True)
     settings = Settings(ratio, seed, crf, height)
     if source.is_dir():
         _folder(source, target, model, settings, force)

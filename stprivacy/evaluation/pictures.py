@@ -11,7 +11,6 @@ import numpy as np
 
 from stprivacy.config import Params
 from stprivacy.data.clips import ClipViews, ShardReader
-from stprivacy.errors import UserError
 from stprivacy.evaluation.judge import Judgement
 
 NUM_EXAMPLES = 4
@@ -35,7 +34,7 @@ def write_pictures(judgement: Judgement, metrics: dict[str, Any], params: Params
         )
         for share, released in judgement.released.items()
     }
-    np.savez_compressed(folder / "examples.npz", **{"raw": raw} | strips)  # type: ignore[arg-type]  # names are no keyword of numpy's
+    np.savez_compressed(folder / "examples.npz", **strips | {"raw": raw})  # type: ignore[arg-type]  # names are no keyword of numpy's
     frames = frame_grid(raw, {}, folder / "raw.png") if judgement.method == "raw" else frame_grid(raw, strips, folder / "clips.png")
     pictures = {"clips": frames}
     if judgement.method != "raw":
@@ -91,22 +90,3 @@ def _attribute_bars(metrics: dict[str, Any], path: Path) -> Path:
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
-
-
-def overview(results: Path, path: Path, show_raw: bool = True) -> Path:
-    """Two test clips as every judged method releases them, a row each, below the raw ones unless they may not be shown
-    (`stprivacy show --figure`).
-
-    Raises UserError when nothing was judged.
-    """
-    files = sorted((results / "evaluate").glob("*/examples.npz"))
-    if not files:
-        raise UserError(f"{results / 'evaluate'}: no examples there; run `make repro` or `dvc repro`")
-    order = sorted(files, key=lambda file: ({"raw": 0, "stprivacy": 2}.get(file.parent.name, 1), file.parent.name))
-    raw: np.ndarray | None = None
-    strips: dict[str, np.ndarray] = {}
-    for file in order:
-        with np.load(file) as examples:
-            raw = examples["raw"]
-            strips |= {name: examples[name] for name in examples.files if name != "raw" and file.parent.name != "raw"}
-    return frame_grid(raw[:2] if raw is not None and show_raw else None, {name: clips[:2] for name, clips in strips.items()}, path)

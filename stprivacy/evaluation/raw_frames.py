@@ -1,8 +1,5 @@
 """May raw frames be shown? Of rendered people always; of real ones where `tracking.log_raw_clips` says so."""
 
-import json
-from pathlib import Path
-
 from stprivacy.config import Params
 from stprivacy.errors import UserError
 
@@ -19,16 +16,3 @@ def refuse_raw(params: Params, otherwise: str) -> None:
             f"raw frames of {params.dataset.name} show real people; {otherwise}, or set tracking.log_raw_clips: true in params.yaml "
             "where they may be seen"
         )
-
-
-def refuse_raw_results(params: Params, results: Path, otherwise: str) -> None:
-    """`refuse_raw` for examples that lie in `results`, which must be of the data set that `params` speaks for.
-
-    Raises UserError when it is another one: its people were not asked by this params.yaml.
-    """
-    metrics = results / "evaluate" / "raw" / "metrics.json"
-    judged = json.loads(metrics.read_text())["dataset"] if metrics.exists() else params.dataset.name
-    if judged != params.dataset.name:
-        about = f"of {judged}, and params.yaml is about {params.dataset.name}"
-        raise UserError(f"{metrics}: {about}; {otherwise}, or put {judged}'s params in place")
-    refuse_raw(params, otherwise)

@@ -27,11 +27,21 @@ class ReleaseModel:
     """For people: a folder, or a version with the alias that led to it."""
     content: str
     """`content_hash` of its files."""
+    trained_on: str
+    """The data set's name; empty where its config.json doesn't say."""
 
 
 def registered_name() -> str:
     """The registered model's name: params.yaml's `register.name` in a project's folder, else the default."""
     return load_params().registering.name if PARAMS_FILE.exists() else Register().name
+
+
+def foreign_data(model: ReleaseModel) -> str | None:
+    """In a project's folder, the warning that a model was trained on another data set than params.yaml's; else None."""
+    here = load_params().dataset.name if PARAMS_FILE.exists() else model.trained_on
+    if model.trained_on == here:
+        return None
+    return f"{model.origin} was trained on {model.trained_on or 'unnamed data'}, params.yaml is of {here}; --model names another one"
 
 
 def find_model(named: str | None) -> ReleaseModel:
@@ -66,7 +76,8 @@ def load_folder(folder: Path, origin: str) -> ReleaseModel:
     """The model in a folder, on the GPU if there is one. Raises UserError on a missing or foreign file."""
     anonymizer, channel = load_anonymizer(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return ReleaseModel(anonymizer.to(device).requires_grad_(False), channel, origin, content_hash(folder))
+    trained_on = config_at(folder).get("dataset", "")
+    return ReleaseModel(anonymizer.to(device).requires_grad_(False), channel, origin, content_hash(folder), trained_on)
 
 
 def config_at(folder: Path, keep_ratio: float | None = None) -> dict:

@@ -45,7 +45,7 @@ class Marker(nn.Module):
 
 
 def marker_model(value: float | None, clip: Clip = CLIP) -> ReleaseModel:
-    return ReleaseModel(Marker(value, clip), Channel(noise=0.0), "marker", "marker")
+    return ReleaseModel(Marker(value, clip), Channel(noise=0.0), "marker", "marker", "tiny")
 
 
 def noisy_frames(num_frames: int, height: int, width: int) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Pictures: raw above released for people, released alone for a server that must not see raw frames."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from stprivacy.errors import UserError
-from stprivacy.evaluation.pictures import overview, write_pictures
+from stprivacy.evaluation.overview import overview
+from stprivacy.evaluation.pictures import write_pictures
 from stprivacy.evaluation.results import write_results
 from tests.unit.evaluation_files import SHARE, made_judgement, tiny_params, write_dataset
 
@@ -85,6 +87,20 @@ def test_the_overview_shows_raw_clips_and_every_method(tmp_path):
     assert [round(height / heights[0]) for height in heights] == [1, 2, 3]
 
 
+def test_the_overview_leaves_out_what_another_experiment_left_and_raw_clips_above_all(tmp_path):
+    """A run on real people, then `params use vp-synth`, and its first stage."""
+    (tmp_path / "results/evaluate").mkdir(parents=True)
+    for method in ("raw", "stprivacy"):
+        drawn(tmp_path / method, method)
+        (tmp_path / method / "evaluate" / method).rename(tmp_path / "results/evaluate" / method)
+    path = tmp_path / "results/evaluate/stprivacy/metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": "another"}))
+    overview(tmp_path / "results", tmp_path / "overview.png")
+    assert not shows(tmp_path / "overview.png", RELEASED)
+    with pytest.raises(UserError, match="no clips there that may be shown"):
+        overview(tmp_path / "results", tmp_path / "overview.png", show_raw=False)
+
+
 def test_the_overview_before_anything_was_judged_says_what_to_run(tmp_path):
-    with pytest.raises(UserError, match="no examples there; run `make repro`"):
+    with pytest.raises(UserError, match="nothing has been judged yet: run `make repro`"):
         overview(tmp_path, tmp_path / "overview.png")

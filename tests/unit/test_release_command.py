@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,19 @@ def test_the_model_of_the_project_is_found_and_named(run, place):
     code, _, err = run("anonymize", "in.mp4", "out.mp4")
     assert code == 0
     assert err.startswith("model: models/anonymizer, keep ratio 0.75 ")
+
+
+def test_a_model_of_another_data_set_is_not_taken_without_a_word(run, place, project_root):
+    video(place / "in.mp4")
+    small_model(place / LOCAL_MODEL)
+    config = place / LOCAL_MODEL / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dataset": "vp-synth"}))
+    shutil.copy(project_root / "params/weizmann.yaml", "params.yaml")
+    _, _, err = run("anonymize", "in.mp4", "out.mp4")
+    assert ", trained on vp-synth\nwarning: models/anonymizer was trained on vp-synth, params.yaml is of weizmann; --model names" in err
+    assert "warning" not in run("anonymize", "in.mp4", "b.mp4", "--model", LOCAL_MODEL)[2]  # named: it is meant
+    shutil.copy(project_root / "params/vp-synth.yaml", "params.yaml")
+    assert "warning" not in run("anonymize", "in.mp4", "c.mp4")[2]
 
 
 WRONG = {
@@ -136,6 +150,36 @@ def test_a_folder_is_released_place_by_place_and_broken_files_are_told_at_the_en
     code, out, _ = run("anonymize", "in", "out", "--model", "model")
     assert (code, out.splitlines()[-1]) == (0, "out: 1 released, 3 were there already, 0 failed")
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_release_that_cannot_be_written_does_not_end_the_folder(run, place):
+    """One name is too long for the file that is written first, and a file stands where a folder should be."""
+    for name in ("a.avi", f"{'b' * 248}.avi", "deep/c.mov", "z.mov"):
+        video(place / "in" / name)
+    run("anonymize", "in", "out", "--model", "model", "--force")
+    for file in ("a.mp4", "z.mp4", "deep/c.mp4"):
+        (place / "out" / file).unlink()
+    (place / "out/deep").rmdir()
+    (place / "out/deep").touch()
+    code, out, err = run("anonymize", "in", "out", "--model", "model")
+    assert (code, out.splitlines()[-1]) == (1, "out: 2 released, 0 were there already, 2 failed")
+    assert f"failed: in/{'b' * 248}.avi: out/{'b' * 248}.mp4: cannot be written ([Errno 36]" in err
+    assert "failed: in/deep/c.mov: out/deep: cannot be made (File exists)\n" in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+def test_a_full_disk_ends_the_folder_and_what_is_done_stays(run, place):
+    video(place / "in/a.mp4")
+    run("anonymize", "in", "out", "--model", "model")
+    (place / "out/b.mp4.part").symlink_to("/dev/full")
+    for name in ("b.mp4", "c.mp4"):
+        video(place / "in" / name)
+    code, out, err = run("anonymize", "in", "out", "--model", "model")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("failed: out/b.mp4: cannot be written ([Errno 28] No space left on device")
+    assert err.splitlines()[-1].endswith("and nothing else there; mend that and run again, what is done stays done")
+    code, out, _ = run("anonymize", "in", "out", "--model", "model")
+    assert (code, out.splitlines()[-1]) == (0, "out: 2 released, 1 were there already, 0 failed")
 
 
 def test_a_folder_never_mixes_two_kinds_of_release(run, place):

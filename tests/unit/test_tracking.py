@@ -32,17 +32,16 @@ def client(store, monkeypatch, tmp_path):
 
 def test_a_stage_leaves_its_configuration_metrics_and_tags(client, params, tmp_path):
     (tmp_path / "input").write_text("bytes")
-    with tracking.start("train", params, "first", inputs=[tmp_path / "input"], tags={"extra": "yes"}) as run:
+    with tracking.start("train", params, "first", inputs=[tmp_path / "input"]) as run:
         for step in range(3):
             run.later({"loss/total": 3.0 - step}, step)
         run.metrics({"action_top1": 0.5})
-        run.text("hello", "note.txt")
     found = client.get_run(run.id)
     assert found.info.status == "FINISHED"
     assert found.data.metrics["loss/total"] == 1.0
     assert [m.value for m in client.get_metric_history(run.id, "loss/total")] == [3.0, 2.0, 1.0]
     assert found.data.params["train.privacy_weight"] == str(params.train.privacy_weight)
-    assert {"git.commit", "dvc.deps_md5", "dataset", "stage", "zero_stage", "extra", "config.hash"} <= found.data.tags.keys()
+    assert {"git.commit", "dvc.deps_md5", "dataset", "stage", "zero_stage", "config.hash"} <= found.data.tags.keys()
     assert client.get_experiment(found.info.experiment_id).name == f"stprivacy/{params.dataset.name}/train"
 
 
@@ -173,6 +172,10 @@ def test_a_password_in_the_servers_address_is_not_shown(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:1")
     shown = tracking.complaint(MlflowException("connection refused"))
     assert "http://127.0.0.1:1: connection refused" in shown
+    assert "secret" not in shown
+    away = "API request to http://somebody:secret@127.0.0.1:1/api/2.0/mlflow/runs/get failed with exception: refused"  # MLflow's own words
+    shown = tracking.complaint(MlflowException(away))
+    assert "API request to http://127.0.0.1:1/api/2.0/mlflow/runs/get failed" in shown
     assert "secret" not in shown
 
 
