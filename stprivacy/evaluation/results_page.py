@@ -15,11 +15,12 @@ import numpy as np
 
 from stprivacy.data.annotations_vp import LABELS, TEST, TRAIN, read_digits
 from stprivacy.errors import UserError
+from stprivacy.evaluation.floor_titles import FLOOR_TITLES
 from stprivacy.evaluation.floors import floors
 from stprivacy.evaluation.further import further
 from stprivacy.evaluation.metrics import Labels
 from stprivacy.evaluation.provenance import ablations, changed_code, commit, judged, params_beside, policy
-from stprivacy.evaluation.report import FLOORS, markdown, tell
+from stprivacy.evaluation.report import markdown, tell
 
 PUBLISHED = Path(__file__).with_name("published.json")
 WITHOUT_RESULTS = {"vp-synth-tiny", "folder"}
@@ -28,7 +29,7 @@ HEAD = """# Results
 
 Written by `stprivacy results` from the files in [results/](results/), each of them kept by `stprivacy results --keep` after a run.
 Figures are of the test split, by fresh attackers; what they mean is in [evaluation.md](evaluation.md). The commit of a result has the
-code that its stages ran with; where a file was another then, by DVC's lock, it is named.
+code that its stages ran with; files that differed from that commit when it ran, by DVC's lock, are named.
 """
 
 ABLATIONS = """`{command}`{at}: a training a row and seed, fresh attackers at each
@@ -147,7 +148,7 @@ def _label_floors() -> str:
     lines = ["## What needs no picture", "", about, ""]
     found = {name: floors(*_official_split(name)) for name in ("hmdb51", "ucf101")}
     lines += ["| floor | VP-HMDB51 | VP-UCF101 |", "| --- | ---: | ---: |"]
-    for floor, title in FLOORS.items():
+    for floor, title in FLOOR_TITLES.items():
         cells = (f"{of[floor].f1:.3f} / {of[floor].cmap:.2%}" for of in found.values())
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
