@@ -7,26 +7,22 @@ python -m benchmarks.ours loader                         one epoch of the defaul
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 
 from benchmarks.contestants import serve
+from benchmarks.stand_ins import fresh_game, write_noise
 from stprivacy.config import Adversary, Channel, Clip, ClosedForm, Model, Recognizers, Train
 from stprivacy.config import Game as GameParams
 from stprivacy.data.clips import ShardReader
-from stprivacy.data.shards import write_shards
 from stprivacy.models.anonymizer import Anonymizer
-from stprivacy.models.recognizers import build_recognizer
 from stprivacy.training.batches import GlobalBatches
 from stprivacy.training.engine import build_engine
 from stprivacy.training.players import adversary_player, anonymizer_player
-from stprivacy.training.task import Batch, Game, Networks
+from stprivacy.training.task import Batch, Game
 
 PAPER_CLIP = Clip(num_frames=16, size=112)
 PAPER_MODEL = Model(
@@ -75,26 +71,6 @@ def paper_train(precision: str, batch: int) -> Train:
     )
 
 
-def build_game(model: Model, clip: Clip, train: Train, channel: Channel, num_actions: int, device: torch.device) -> Game:
-    """The game with fresh networks: how long a step takes does not depend on what they have learned."""
-    torch.manual_seed(0)
-    sizes = Recognizers()
-
-    def recognizer(kind: str, num_outputs: int) -> nn.Module:
-        return build_recognizer(kind, num_outputs, sizes, clip).to(device)  # type: ignore[arg-type]
-
-    adversaries = nn.ModuleList(recognizer(adversary.kind, 5) for adversary in train.game.adversaries)
-    raw_kinds = sorted({adversary.kind for adversary in train.game.adversaries if adversary.start == "raw"})
-    networks = Networks(
-        anonymizer=Anonymizer(model, clip).to(device).train(),
-        action=recognizer(train.action_kind, num_actions),
-        adversaries=adversaries,
-        reference=recognizer(train.action_kind, num_actions).requires_grad_(False) if train.game.reference_weight else None,
-        raw_trained=tuple(recognizer(kind, 5).requires_grad_(False) for kind in raw_kinds),
-    )
-    return Game(networks, train, channel, clip, sizes, torch.full((5,), 0.5, device=device))
-
-
 def training_step(game: Game, phase: str, num_actions: int, device: torch.device) -> Work:
     """A step as `training/loop.py` takes it, on the same clips each time."""
     train, size = game.train, game.train.global_batch
@@ -118,13 +94,13 @@ def training_step(game: Game, phase: str, num_actions: int, device: torch.device
 
 def paper_step(precision: str, batch: int, device: torch.device) -> Work:
     """Beside the reference's: 51 actions, 5 attributes, a channel that only bounds, fills and rounds."""
-    game = build_game(PAPER_MODEL, PAPER_CLIP, paper_train(precision, batch), Channel(noise=0), 51, device)
+    game = fresh_game(PAPER_MODEL, PAPER_CLIP, paper_train(precision, batch), Channel(noise=0), Recognizers(), 51, 5, device)
     return training_step(game, "game", 51, device)
 
 
 def default_step(phase: str, device: torch.device) -> Work:
     """What a data loader has to keep up with."""
-    game = build_game(Model(), Clip(), Train(num_workers=1), Channel(), 8, device)
+    game = fresh_game(Model(), Clip(), Train(num_workers=1), Channel(), Recognizers(), 8, 5, device)
     return training_step(game, phase, 8, device)
 
 
@@ -144,21 +120,8 @@ def paper_inference(keep_ratio: float, precision: str, batch: int, device: torch
 
 def loader_epoch(folder: Path) -> Work:
     """One epoch of global batches, as `train` reads them, out of shards of noise in the default configuration's shape."""
-    generator = np.random.default_rng(0)
-    clips, clip = folder / "clips", Clip()
-    (clips / "clips").mkdir(parents=True)
-    rows = []
-    for index in range(NUM_LOADER_CLIPS):
-        frames = generator.integers(0, 256, (clip.num_frames, clip.size, clip.size, 3), dtype=np.uint8)
-        np.save(clips / "clips" / f"clip{index:04d}.npy", frames)
-        shape = {"num_frames": clip.num_frames, "height": clip.size, "width": clip.size}
-        labels = {"split": "train", "action": index % 8, "attributes": [0, 1, 0, 1, 0], "group": str(index)}
-        rows.append({"key": f"clip{index:04d}", "file": f"clip{index:04d}.mp4"} | labels | shape)
-    (clips / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    about = {"name": "made", "actions": [str(action) for action in range(8)], "attributes": list("abcde")}
-    (clips / "dataset.json").write_text(json.dumps(about | {"num_videos": {"train": len(rows), "val": 0, "test": 0}}))
-    write_shards(clips, folder / "shards", max_megabytes=64)
-    batches = GlobalBatches(ShardReader(folder / "shards", "train"), clip, Train(num_workers=1), 0, 1, torch.device("cpu"))
+    clip, shards = Clip(), write_noise(folder, Clip(), NUM_LOADER_CLIPS, num_actions=8, num_attributes=5)
+    batches = GlobalBatches(ShardReader(shards, "train"), clip, Train(num_workers=1), 0, 1, torch.device("cpu"))
     epochs = iter(range(10**9))
 
     def work() -> None:

@@ -31,18 +31,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.scaling_plan import ZERO_STAGES, Known, Sizes, fresh_game, plan, step_bytes, train_clips
+from benchmarks.scaling_plan import ZERO_STAGES, Known, Sizes, game_of, plan, step_bytes, train_clips
+from benchmarks.stand_ins import write_noise
 from stprivacy.config import Params, load_params
 from stprivacy.data.clips import ShardReader
-from stprivacy.data.shards import write_shards
 from stprivacy.errors import RunError, UserError, exit_with_one_line
 from stprivacy.training.batches import GlobalBatches
-from stprivacy.training.engine import build_engine
+from stprivacy.training.engine import build_engine, rows_of_all
 from stprivacy.training.loop import Phase, play
 from stprivacy.training.players import adversary_player, anonymizer_player
 from stprivacy.training.task import Batch
@@ -157,14 +156,8 @@ def work(rank: int, num_workers: int, params: Params, shards: Path, rendezvous: 
     os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_workers)})  # as Ray Train sets them
     collectives = count_collectives()
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=num_workers)
-
-    def gather(rows: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(rows) for _ in range(num_workers)]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    train, game = params.train, fresh_game(params, NUM_ACTIONS, NUM_ATTRIBUTES)
-    game.gather = gather
+    train, game = params.train, game_of(params, NUM_ACTIONS, NUM_ATTRIBUTES)
+    game.gather = rows_of_all
     batches = TimedBatches(ShardReader(shards, "train"), params.clip, train, rank, num_workers, torch.device("cpu"))
     anonymizer = build_engine(anonymizer_player(game.networks, train, "game", 10**6), train, batches.num_parts)
     adversary = build_engine(adversary_player(game.networks, train, 10**6), train, batches.num_parts)
@@ -222,26 +215,6 @@ class Team:
                 process.join()
 
 
-def write_noise(folder: Path, params: Params) -> Path:
-    """Shards of noise in the shape of the configuration's clips; gives their folder."""
-    generator, clip = np.random.default_rng(0), params.clip
-    clips = folder / "clips"
-    (clips / "clips").mkdir(parents=True)
-    rows = []
-    for index in range(NUM_CLIPS):
-        frames = generator.integers(0, 256, (clip.num_frames, clip.size, clip.size, 3), dtype=np.uint8)
-        np.save(clips / "clips" / f"clip{index:04d}.npy", frames)
-        shape = {"num_frames": clip.num_frames, "height": clip.size, "width": clip.size}
-        labels = {"split": "train", "action": index % NUM_ACTIONS, "attributes": [index >> bit & 1 for bit in range(NUM_ATTRIBUTES)]}
-        rows.append({"key": f"clip{index:04d}", "file": f"clip{index:04d}.mp4", "group": str(index)} | labels | shape)
-    (clips / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    names = {"actions": [f"action{index}" for index in range(NUM_ACTIONS)], "attributes": [f"bit{bit}" for bit in range(NUM_ATTRIBUTES)]}
-    counts = {"train": NUM_CLIPS, "val": 0, "test": 0}
-    (clips / "dataset.json").write_text(json.dumps({"name": "noise", "num_videos": counts} | names))
-    write_shards(clips, folder / "shards", max_megabytes=64)
-    return folder / "shards"
-
-
 def measure(params: Params, rounds: int, steps: int) -> dict[str, list[list[Turn]]]:
     """What the workers of every team saw, round by round, after a turn that isn't counted."""
     # Inherited by the workers: the CPU alone, loopback alone, a thread each, nothing said about DeepSpeed's use of torch.
@@ -249,7 +222,7 @@ def measure(params: Params, rounds: int, steps: int) -> dict[str, list[list[Turn
     os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning"
     teams: list[Team] = []
     with tempfile.TemporaryDirectory() as name:
-        shards = write_noise(Path(name), params)
+        shards = write_noise(Path(name), params.clip, NUM_CLIPS, NUM_ACTIONS, NUM_ATTRIBUTES)
         try:
             for num_workers, zero_stage in [(1, params.train.zero_stage), *((2, stage) for stage in ZERO_STAGES)]:
                 team = Team(params, num_workers, zero_stage, shards, Path(name))
@@ -270,7 +243,7 @@ def measure(params: Params, rounds: int, steps: int) -> dict[str, list[list[Turn
 
 def summed_up(params: Params, turns: dict[str, list[list[Turn]]], steps: int) -> dict[str, dict[str, Any]]:
     """By team: medians over rounds, beside what the arithmetic says. Bytes are a worker's and a step's."""
-    sizes, train, found = Sizes.of(fresh_game(params, NUM_ACTIONS, NUM_ATTRIBUTES)), params.train, {}
+    sizes, train, found = Sizes.of(game_of(params, NUM_ACTIONS, NUM_ATTRIBUTES)), params.train, {}
     for name, rounds in turns.items():
         num_workers, stage = len(rounds[0]), int(name[-1])
         seconds = [max(turn.seconds for turn in workers) for workers in rounds]

@@ -14,14 +14,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from benchmarks.stand_ins import fresh_game
 from stprivacy.config import VP_ATTRIBUTES, Params, VPDataset
 from stprivacy.data.annotations_vp import LABELS, read_digits, vp
 from stprivacy.data.splits import cut_val
 from stprivacy.errors import UserError
-from stprivacy.models.anonymizers import build_anonymizer
-from stprivacy.models.recognizers import NUM_STATISTICS, build_recognizer
+from stprivacy.models.recognizers import NUM_STATISTICS
 from stprivacy.training.batches import num_micro_batches
-from stprivacy.training.task import Batch, Game, Networks
+from stprivacy.training.task import Batch, Game
 
 ZERO_STAGES = (0, 1, 2)
 BUCKET_VALUES = 500_000_000
@@ -33,26 +33,9 @@ EXCHANGE_SHARE = 0.1
 # ---------------------------------------------------------------------------------------------------- the networks of a params file
 
 
-def fresh_game(params: Params, num_actions: int, num_attributes: int) -> Game:
-    """The game as a worker holds it, with random weights: what a step costs does not depend on what they have learned."""
-    train, sizes, clip = params.train, params.recognizers, params.clip
-    torch.manual_seed(0)
-
-    def recognizer(kind: str, num_outputs: int) -> nn.Module:
-        return build_recognizer(kind, num_outputs, sizes, clip)  # type: ignore[arg-type]
-
-    adversaries = train.game.adversaries
-    networks = Networks(
-        anonymizer=build_anonymizer(params.model, clip).train(),
-        action=recognizer(train.action_kind, num_actions),
-        adversaries=nn.ModuleList(recognizer(adversary.kind, num_attributes) for adversary in adversaries),
-        reference=recognizer(train.action_kind, num_actions).requires_grad_(False) if train.game.reference_weight else None,
-        raw_trained=tuple(
-            recognizer(kind, num_attributes).requires_grad_(False)
-            for kind in sorted({adversary.kind for adversary in adversaries if adversary.start == "raw"})
-        ),
-    )
-    return Game(networks, train, params.channel, clip, sizes, torch.full((num_attributes,), 0.5))
+def game_of(params: Params, num_actions: int, num_attributes: int) -> Game:
+    """The game that `params` describes, with random weights."""
+    return fresh_game(params.model, params.clip, params.train, params.channel, params.recognizers, num_actions, num_attributes)
 
 
 @dataclass(frozen=True)
@@ -159,7 +142,7 @@ def activation_bytes(params: Params, num_actions: int, num_attributes: int) -> i
     From forward passes of two clips and of three, on the CPU in the precision of `train`; a GPU's kernels keep about the same.
     """
     model = params.model.model_copy(update={"keep_bias": 50.0})  # against any Gumbel noise
-    game = fresh_game(params.model_copy(update={"model": model}), num_actions, num_attributes)
+    game = game_of(params.model_copy(update={"model": model}), num_actions, num_attributes)
     dtype, networks, clip = torch.bfloat16 if params.train.precision == "bf16" else torch.float32, game.networks, params.clip
     for network in (networks.anonymizer, networks.action, networks.adversaries, *networks.raw_trained, networks.reference):
         if network is not None:
@@ -227,7 +210,7 @@ def plan(params: Params, name: str, gpus: int, nodes: int, data: tuple[int, int,
     if train.global_batch % num_workers:
         raise UserError(f"{name}: train.global_batch = {train.global_batch}: not a multiple of {num_workers} GPUs; change one of them")
     num_clips, num_actions, num_attributes = data
-    sizes = Sizes.of(fresh_game(params, num_actions, num_attributes))
+    sizes = Sizes.of(game_of(params, num_actions, num_attributes))
     num_parts = num_micro_batches(train, num_workers)
     per_gpu, updates = train.global_batch // num_workers, "once" if sizes.adversary_steps == 1 else f"{sizes.adversary_steps} times"
     lines = [

@@ -38,6 +38,7 @@ def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recog
     with timed(stage if method == "raw" else f"{stage}@{method}"), tracking.start(stage, params, method, inputs) as run:
         from stprivacy.evaluation.judge import judge
         from stprivacy.evaluation.pictures import write_pictures
+        from stprivacy.evaluation.raw_frames import raw_allowed
         from stprivacy.evaluation.results import keep_recognizers, write_results
         from stprivacy.training.distributed import cluster, run_tasks
 
@@ -47,7 +48,7 @@ def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recog
         if recognizers:
             keep_recognizers(found, recognizers)
         pictures = write_pictures(found, metrics, params, RESULTS / method)
-        run.judgement(metrics, pictures, show_raw=params.dataset.kind == "vp-synth" or params.tracking.log_raw_clips)
+        run.judgement(metrics, pictures, raw_allowed(params))
     removed = "" if metrics["leak_removed"] is None else f", leak removed {metrics['leak_removed']:.2f}"
     (action,) = metrics["action"].values()
     print(f"{method}: action {action:.3f}, cMAP {metrics['privacy']['cmap']:.3f}{removed}")

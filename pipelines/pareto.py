@@ -22,13 +22,13 @@ def main() -> None:
         from stprivacy.evaluation.front_text import note
         from stprivacy.evaluation.page import draw_front, write_page
         from stprivacy.evaluation.pareto import find_front, rows, write_front
+        from stprivacy.evaluation.raw_frames import raw_allowed
         from stprivacy.tracking_front import log_front, log_points
 
         front = find_front(RESULTS, methods, params.pareto.policy)
         run_ids = log_points(run, rows(front), params)
         metrics = write_front(front, run_ids, OUTPUT)
-        rendered = params.dataset.kind == "vp-synth"
-        page = write_page(front, OUTPUT / "report.html", show_raw=rendered or params.tracking.log_raw_clips, rendered=rendered)
+        page = write_page(front, OUTPUT / "report.html", raw_allowed(params), rendered=params.dataset.kind == "vp-synth")
         picture = draw_front(front, OUTPUT / "front.png")
         run.metrics({name: metrics[name] for name in ("hypervolume", "hypervolume_without_learned", "front_size", "num_points")})
         log_front(run, note(front, metrics), [page, picture], front.task)

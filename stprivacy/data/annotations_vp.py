@@ -190,25 +190,3 @@ def _labels_in(source: Path) -> dict[Any, Any]:
     if not isinstance(labels, dict) or not labels:
         raise UserError(f"{source}: holds no dict of labels; name the pickle of the authors' annotations folder")
     return labels
-
-
-def import_splits(lists: Path, names: Iterable[str], target: Path, header: Iterable[str]) -> int:
-    """Write the official lists of HMDB51 (`<class>_test_split<k>.txt`) or UCF101 (`testlist0<k>.txt`) as digits, for the videos `names`.
-
-    Joined by the file's name alone, since UCF101's lists and folders spell a class differently. Raises UserError when a list
-    and `names` don't agree.
-    """
-    by_video = {name.split("/")[1]: name for name in names}
-    digits = {name: [TRAIN if (lists / "testlist01.txt").exists() else UNUSED] * NUM_SPLITS for name in by_video.values()}
-    for split in range(1, NUM_SPLITS + 1):
-        hmdb = sorted(lists.glob(f"*_test_split{split}.txt"))
-        entries = [line.split() for path in hmdb for line in path.read_text().splitlines()]
-        if not hmdb:
-            entries = [[line.split()[0].split("/")[1], str(TEST)] for line in (lists / f"testlist0{split}.txt").read_text().splitlines()]
-        for file, digit in entries:
-            video = file.rpartition(".")[0]
-            if video not in by_video:
-                raise UserError(f"{lists}: {file} is in split {split} and has no label; import lists and labels of one data set")
-            digits[by_video[video]][split - 1] = int(digit)
-    write_digits(target, header, {name: tuple(values) for name, values in digits.items()})
-    return len(digits)

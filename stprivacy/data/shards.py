@@ -25,7 +25,8 @@ INDEX = "index.jsonl"
 def write_shards(clips: Path, folder: Path, max_megabytes: float) -> dict[str, int]:
     """Pack `data/clips/<name>` into `folder`; gives the number of shards, clips and bytes. Raises UserError on a missing manifest.
 
-    `folder` appears when all of it is written: a killed run leaves no half of a data set behind.
+    `folder` appears when all of it is written and has been read back: a killed run leaves no half of a data set behind, and what the
+    disk or an offset spoiled is found here and not in training. Raises UserError then, too.
     """
     manifest = clips / "manifest.jsonl"
     if not manifest.exists():
@@ -40,6 +41,7 @@ def write_shards(clips: Path, folder: Path, max_megabytes: float) -> dict[str, i
         index += _write_split(clips, unfinished, split, tqdm(of_split, desc=f"shard {split}", mininterval=5), max_megabytes * 1e6)
     shutil.copyfile(clips / "dataset.json", unfinished / "dataset.json")
     (unfinished / INDEX).write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in index))
+    verify(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)
     shards = sorted(folder.glob("*.tar"))
@@ -97,7 +99,7 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
 def verify(folder: Path) -> int:
     """Check every member against its SHA-256; gives how many were checked. Raises UserError naming the first that differs."""
     rows = read_index(folder)
-    for row in rows:
+    for row in tqdm(rows, desc="read back", mininterval=5):
         with open(folder / row["shard"], "rb") as shard:
             shard.seek(row["offset"])
             if hashlib.sha256(shard.read(row["length"])).hexdigest() != row["sha256"]:

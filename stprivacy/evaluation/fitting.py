@@ -1,7 +1,7 @@
 """Training one attacker: all of train once an epoch, chosen on val, nothing of test.
 
-The weights that are judged are a running average of the trained ones: it does what a falling learning rate would do, at every
-epoch, so that training can stop when val stops improving, without a schedule that has to know its end beforehand.
+The weights that are judged are an exponential moving average (EMA) of the trained ones: it does what a falling learning rate would do,
+at every epoch, so that training can stop when val stops improving, without a schedule that has to know its end beforehand.
 
 n clips, V views, B batch, T frames, S side, A attributes, O outputs (actions or attributes).
 """
@@ -32,7 +32,7 @@ LEAST_GAIN = 1e-3
 """A val score that is better by less is no improvement to wait for, and within this of 1 there is nothing left to find."""
 FITTED = 0.2
 """An attacker whose training loss is above this share of a constant answer's has not fitted its clips: a lower bound."""
-AVERAGE_OVER = 40
+EMA_STEPS = 40
 """Steps, about: each moves the averaged weights by 1/40 of the way, an epoch of the default data set being 45."""
 PREDICT_BATCH = 64
 
@@ -62,9 +62,9 @@ class Fit:
         self.train, self.val = self.released.training_labels(), self.released.labels("val")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(keyed_seed("attacker", job.target, job.kind, job.seed))
-            self.network, self.average = self._build(fresh=True).to(self.device), self._build(fresh=False).to(self.device)
-        self.average.load_state_dict(self.network.state_dict())
-        self.average.requires_grad_(False)
+            self.network, self.ema = self._build(fresh=True).to(self.device), self._build(fresh=False).to(self.device)
+        self.ema.load_state_dict(self.network.state_dict())
+        self.ema.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), job.attack.learning_rate, weight_decay=job.attack.weight_decay)
         self.curve: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
@@ -101,11 +101,11 @@ class Fit:
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
-            self._follow(epoch * self.steps_per_epoch + step)
+            self._update_ema(epoch * self.steps_per_epoch + step)
             losses.append(loss.item() * len(rows))
         self.curve.append(Epoch(epoch + 1, sum(losses) / len(order), *self._judge()))
         if best_epoch(self.curve) is self.curve[-1]:
-            self.best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
+            self.best = {name: tensor.clone() for name, tensor in self.ema.state_dict().items()}
         return self.curve[-1]
 
     def _build(self, fresh: bool) -> nn.Module:
@@ -119,30 +119,30 @@ class Fit:
 
     def _judge(self) -> tuple[float, float]:
         """Score and loss of the averaged network on val."""
-        return judge(predict(self.average, self.released.views("val"), self.job.target), self.val, self.job.target)
+        return judge(predict(self.ema, self.released.views("val"), self.job.target), self.val, self.job.target)
 
     def _warm_up(self, step: int) -> None:
         """The learning rate rises over the first epoch and then stays."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.job.attack.learning_rate * min(1.0, (step + 1) / max(self.steps_per_epoch, AVERAGE_OVER))
+            group["lr"] = self.job.attack.learning_rate * min(1.0, (step + 1) / max(self.steps_per_epoch, EMA_STEPS))
 
     @torch.no_grad()
-    def _follow(self, step: int) -> None:
+    def _update_ema(self, step: int) -> None:
         """Move the averaged weights towards the trained ones; early on, when those say little, faster."""
-        share = max(1 / AVERAGE_OVER, 1 / (1 + step / 4))
-        for averaged, trained in zip(self.average.parameters(), self.network.parameters(), strict=True):
+        share = max(1 / EMA_STEPS, 1 / (1 + step / 4))
+        for averaged, trained in zip(self.ema.parameters(), self.network.parameters(), strict=True):
             averaged.lerp_(trained, share)
 
     def best_network(self) -> Any:
         """The averaged network of the best epoch."""
-        self.average.load_state_dict(self.best)
-        return self.average
+        self.ema.load_state_dict(self.best)
+        return self.ema
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch needs, as tensors and plain values."""
         return {
             "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
+            "average": self.ema.state_dict(),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "curve": [asdict(row) for row in self.curve],
@@ -151,7 +151,7 @@ class Fit:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
         self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
+        self.ema.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
         self.curve = [Epoch(**row) for row in state["curve"]]

@@ -11,7 +11,7 @@ import numpy as np
 
 from stprivacy.evaluation.floors import floors
 from stprivacy.evaluation.frame_level import FrameLevel, items_of
-from stprivacy.evaluation.metrics import average_precisions, cmap, macro_f1
+from stprivacy.evaluation.metrics import average_precisions, by_attribute, cmap, macro_f1
 from stprivacy.evaluation.released import Released
 from stprivacy.evaluation.statistics import interval, macro, resampled_aps, resamples
 from stprivacy.evaluation.uncertainty import leak_removed
@@ -37,13 +37,13 @@ def frame_level_figures(found: Sequence[FrameLevel], released: Released, groups:
     return {
         "cmap": mean,
         "f1": float(np.mean([figure["f1"] for figure in figures])),
-        "ap": _by_attribute(names, ap),
+        "ap": by_attribute(names, ap),
         "strongest_attacker": first.strongest.name,
         "attackers": {one.name: _figures(one.test, present, names) | {"val_score": one.val_score} for one in first.readings},
         "epochs": first.epochs,
         "fitted": first.fitted,
         "floors": {
-            name: {"cmap": floor["cmap"], "f1": floor["f1"], "ap": _by_attribute(names, floor["ap"])} for name, floor in ground.items()
+            name: {"cmap": floor["cmap"], "f1": floor["f1"], "ap": by_attribute(names, floor["ap"])} for name, floor in ground.items()
         },
         "leak_removed": None if np.isnan(removed) else removed,
         "intervals": {"cmap": interval(macro(drawn)), "ap": {name: interval(drawn[:, place]) for place, name in enumerate(names)}},
@@ -53,10 +53,5 @@ def frame_level_figures(found: Sequence[FrameLevel], released: Released, groups:
 
 
 def _figures(answer: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    precisions = _by_attribute(names, average_precisions(answer, present))
+    precisions = by_attribute(names, average_precisions(answer, present))
     return {"cmap": cmap(answer, present), "f1": macro_f1(answer, present), "ap": precisions}
-
-
-def _by_attribute(names: Sequence[str], values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
-    """Null for an attribute that no test frame has: JSON knows no NaN."""
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}

@@ -104,7 +104,7 @@ class FrameFit(Fit):
         return summed / max(1, int(known.sum()) * labels.shape[1])
 
     def _judge(self) -> tuple[float, float]:
-        seen = predict_frames(self.average, self.released.views("val"))
+        seen = predict_frames(self.ema, self.released.views("val"))
         return judge(self.val_frames.answers(seen), self.val_frames.labels, "privacy")
 
 

@@ -6,10 +6,9 @@ from typing import Any, get_args
 
 from stprivacy.action_task import ONE_ACTION
 from stprivacy.config.evaluation import ExtraAttack
+from stprivacy.evaluation.floor_titles import FLOOR_TITLES
 from stprivacy.evaluation.pareto import Configuration, Front
 
-TITLES = {"chance": "chance", "constant": "constant answer", "action_only": "action label alone"}
-"""Of the floors."""
 NOTE_ROWS = 20
 """MLflow takes 5,000 characters as the description of an experiment."""
 
@@ -101,7 +100,7 @@ def note(front: Front, metrics: dict[str, Any]) -> str:
     for c in shown:
         cells = [figure(c.mean[name]) for name in (front.task.figure, "privacy_cmap", "privacy_f1", "leak_removed")]
         lines.append(f"| {' | '.join([c.name, *cells, ', '.join(marks_of(c, front)[1:])])} |")
-    for name, title in TITLES.items():
+    for name, title in FLOOR_TITLES.items():
         floor = front.raw_metrics["floors"][name]
         lines.append(f"| _floor: {title}_ | {floor[front.task.figure]:.3f} | {floor['cmap']:.3f} | {floor['f1']:.3f} | | |")
     if left_out:

@@ -81,7 +81,7 @@ class DecoderFit(Fit):
     def _judge(self) -> tuple[float, float]:
         errors = [
             F.mse_loss(painted, truth, reduction="none").flatten(1).mean(1)
-            for painted, truth in zip(decoded(self.average, self.released.views("val")), _clips(self.raw.views("val")), strict=True)
+            for painted, truth in zip(decoded(self.ema, self.released.views("val")), _clips(self.raw.views("val")), strict=True)
         ]
         error = float(torch.cat(errors).mean())
         return -10 * float(np.log10(max(error, 1e-12))), error

@@ -3,6 +3,7 @@
 n clips, A attributes, C actions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,11 @@ def average_precisions(probabilities: np.ndarray, present: np.ndarray) -> np.nda
     """AP of every attribute, float64 (A,), from `probabilities` and `present` (n, A); NaN for one that no clip has."""
     pairs = zip(present.T, probabilities.T, strict=True)
     return np.array([average_precision_score(truth, scores) if truth.any() else np.nan for truth, scores in pairs])
+
+
+def by_attribute(attributes: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:
+    """A value an attribute, for JSON, which knows no NaN: null for an attribute that no clip, or no frame, has."""
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(attributes, values, strict=True)}
 
 
 def cmap(probabilities: np.ndarray, present: np.ndarray) -> float:

@@ -20,7 +20,8 @@ import numpy as np
 
 from stprivacy.data.video import write_mp4
 from stprivacy.errors import UserError
-from stprivacy.evaluation.front_text import TITLES, figure, marks_of, measured, metrics_of, not_proved, precisions_of
+from stprivacy.evaluation.floor_titles import FLOOR_TITLES
+from stprivacy.evaluation.front_text import figure, marks_of, measured, metrics_of, not_proved, precisions_of
 from stprivacy.evaluation.pareto import Configuration, Front, summary
 
 CLIPS_EACH, CLIPS_TOGETHER = 4, 240
@@ -186,7 +187,7 @@ def _points_table(front: Front) -> str:
         button = f"<button type='button' aria-pressed='false'>{_title(c, front)}</button>"
         rows.append(f"<tr data-point='{index}'><th scope='row'>{button}</th><td>{badges}</td>{cells}</tr>")
     floors = front.raw_metrics["floors"]
-    for name, title in TITLES.items():
+    for name, title in FLOOR_TITLES.items():
         cells = "".join(f"<td class='number'>{floors[name][column]:.3f}</td>" for column in (front.task.figure, "cmap", "f1"))
         rows.append(f"<tr class='floor'><th scope='row'>floor: {title}</th><td></td>{cells}<td></td><td></td><td></td></tr>")
     return f"<thead><tr><th scope='col'>Configuration</th><th scope='col'>Marks</th>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody>"
@@ -212,7 +213,7 @@ def _precisions_table(front: Front) -> str:
     ]  # fmt: skip
     rows += [
         f"<tr class='floor'><th scope='row'>floor: {title}</th>{cells(floors[name]['ap'], False)}<td></td></tr>"
-        for name, title in TITLES.items()
+        for name, title in FLOOR_TITLES.items()
     ]
     head = "".join(f"<th scope='col' class='number'>{escape(name.replace('_', ' '))}</th>" for name in attributes)
     return (
@@ -256,7 +257,7 @@ def draw_front(front: Front, path: Path) -> Path:
             axis.plot(*place, marker, markersize=size, markerfacecolor="none", color=colour, markeredgewidth=1.8, label=label)
     for name, style in (("chance", ":"), ("action_only", "--")):
         floor = front.raw_metrics["floors"][name]["cmap"]
-        axis.axhline(floor, linestyle=style, color="#56606b", linewidth=1, label=f"floor: {TITLES[name]} {floor:.3f}")
+        axis.axhline(floor, linestyle=style, color="#56606b", linewidth=1, label=f"floor: {FLOOR_TITLES[name]} {floor:.3f}")
     axis.set_xlabel(f"action {front.task.title} of a fresh recognizer (more is better)")
     axis.set_ylabel("cMAP of the strongest attacker (less is better)")
     axis.set_title(f"{front.dataset}: operating points, test split", fontsize=10)

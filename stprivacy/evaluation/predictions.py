@@ -32,8 +32,6 @@ class SavedPoint:
     privacy: np.ndarray
     """Test probabilities (n, A) of the strongest privacy attacker."""
     strongest: str
-    privacy_names: tuple[str, ...]
-    """Of all privacy attackers."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def load_predictions(path: Path) -> Predictions:
             points = tuple(
                 SavedPoint(
                     row["kept_share"], row["seed"], file[f"{number}/action/test"], file[f"{number}/{row['strongest']}/test"],
-                    row["strongest"], tuple(row["attackers"]),
+                    row["strongest"],
                 )
                 for number, row in enumerate(about["points"])
             )  # fmt: skip

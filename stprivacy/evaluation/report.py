@@ -12,10 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stprivacy.action_task import task_of
+from stprivacy.evaluation.floor_titles import FLOOR_TITLES
 from stprivacy.evaluation.provenance import judged
-
-FLOORS = {"chance": "chance", "constant": "constant answer", "action_only": "action label alone"}
-"""Titles of the floors."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _floor_cells(raw: dict[str, Any]) -> list[tuple[str, ...]]:
-    floors = [(f"floor: {title}", raw["floors"][name]) for name, title in FLOORS.items()]
+    floors = [(f"floor: {title}", raw["floors"][name]) for name, title in FLOOR_TITLES.items()]
     return [(title, "", f"{floor[task_of(floor).figure]:.3f}", f"{floor['cmap']:.3f}", f"{floor['f1']:.3f}", "") for title, floor in floors]
 
 
@@ -135,4 +133,6 @@ def _frame_lines(metrics: dict[str, dict[str, Any]]) -> list[str]:
         removed = "" if figures["leak_removed"] is None else f"{figures['leak_removed']:.2f}"
         lines.append(f"| {name} | {figures['strongest_attacker']} | {figures['cmap']:.3f} | {figures['f1']:.3f} | {removed} |")
     floors = next(iter(frames.values()))["floors"]
-    return lines + [f"| _floor: {FLOORS[name]}_ |  | _{floor['cmap']:.3f}_ | _{floor['f1']:.3f}_ |  |" for name, floor in floors.items()]
+    for name, floor in floors.items():
+        lines.append(f"| _floor: {FLOOR_TITLES[name]}_ |  | _{floor['cmap']:.3f}_ | _{floor['f1']:.3f}_ |  |")
+    return lines

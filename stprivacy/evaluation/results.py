@@ -18,7 +18,7 @@ from stprivacy.evaluation.frame_figures import frame_level_figures
 from stprivacy.evaluation.inversion import Inversion
 from stprivacy.evaluation.jobs import AttackResult
 from stprivacy.evaluation.judge import NETWORKS, Judgement, Point
-from stprivacy.evaluation.metrics import Labels, action_score, average_precisions, cmap, identity_top1, macro_f1
+from stprivacy.evaluation.metrics import Labels, action_score, average_precisions, by_attribute, cmap, identity_top1, macro_f1
 from stprivacy.evaluation.predictions import NAME, groups_of, save_predictions
 from stprivacy.evaluation.released import LEARNED
 from stprivacy.evaluation.uncertainty import leak_removed, uncertainty
@@ -100,7 +100,7 @@ def _metrics(
         "keep_ratio": first.keep_ratio,
         "kept_share": first.kept_share,
         "action": {task.name: mean[task.figure]},
-        "privacy": {"cmap": mean["privacy_cmap"], "f1": mean["privacy_f1"], "ap": _by_attribute(attributes, precisions)},
+        "privacy": {"cmap": mean["privacy_cmap"], "f1": mean["privacy_f1"], "ap": by_attribute(attributes, precisions)},
         "attackers": {result.name: _attacker(result, test, attributes) for result in (first.action, *first.privacy)},
         "strongest_attacker": first.strongest.name,
         "floors": {name: _floor(floor, attributes, task) for name, floor in ground.items()},
@@ -139,19 +139,14 @@ def _attacker(result: AttackResult, test: Labels, attributes: tuple[str, ...]) -
         about |= {"epochs": len(result.curve), "train_loss": result.train_loss}
     if result.target != "privacy":
         return {test.action_task.name: action_score(result.test, test)} | about
-    precisions = _by_attribute(attributes, average_precisions(result.test, test.present))
+    precisions = by_attribute(attributes, average_precisions(result.test, test.present))
     figures: dict[str, Any] = {"cmap": cmap(result.test, test.present), "f1": macro_f1(result.test, test.present)}
     identity = identity_top1(result.test, test)
     return figures | ({} if identity is None else {"identity_top1": identity}) | {"ap": precisions} | about
 
 
 def _floor(floor: Floor, attributes: tuple[str, ...], task: ActionTask) -> dict[str, Any]:
-    return {"cmap": floor.cmap, "f1": floor.f1, task.figure: floor.action, "ap": _by_attribute(attributes, np.array(floor.ap))}
-
-
-def _by_attribute(attributes: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
-    """Null for an attribute that no test clip has."""
-    return {name: _or_null(float(value)) for name, value in zip(attributes, values, strict=True)}
+    return {"cmap": floor.cmap, "f1": floor.f1, task.figure: floor.action, "ap": by_attribute(attributes, floor.ap)}
 
 
 def _or_null(value: float) -> float | None:

@@ -5,7 +5,7 @@ import math
 import os
 import pickle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +19,6 @@ from stprivacy.models.anonymizer import Anonymizer
 from stprivacy.models.anonymizers import AnyAnonymizer, build_anonymizer
 from stprivacy.models.recognizers import Recognizer, VideoTransformer, build_recognizer
 
-Inflation = Literal["averaging", "central"]
 CLASSIFIER = ("cls_token", "dist_token", "norm.", "fc_norm.", "pre_logits.", "head.", "head_dist.")
 """What an image ViT has beside patches, positions and blocks: nothing here wants it."""
 
@@ -95,7 +94,7 @@ def load_anonymizer(folder: Path) -> tuple[AnyAnonymizer, Channel]:
 # ---------------------------------------------------------------------------------------------------- warm starts
 
 
-def warm_start(path: Path, module: Anonymizer | VideoTransformer, inflation: Inflation = "averaging") -> list[str]:
+def warm_start(path: Path, module: Anonymizer | VideoTransformer) -> list[str]:
     """Start a tubelet transformer from a file of timm image-ViT or authors' weights; gives the names that stay as they were.
 
     `path`: .safetensors, or a checkpoint of tensors alone (.pt, .pth), with weights at the top or under `model`. The patch
@@ -110,7 +109,7 @@ def warm_start(path: Path, module: Anonymizer | VideoTransformer, inflation: Inf
         fitted = from_authors(state, module, str(path))
         load_state(fitted, module, str(path))
         return []
-    fitted = from_timm(state, module, inflation, str(path))
+    fitted = from_timm(state, module, str(path))
     module.load_state_dict(fitted, strict=False)
     return sorted(module.state_dict().keys() - fitted.keys())
 
@@ -149,35 +148,28 @@ def from_authors(state: dict[str, Tensor], module: nn.Module, origin: str = "the
 
 
 def from_timm(
-    state: dict[str, Tensor],
-    module: Anonymizer | VideoTransformer,
-    inflation: Inflation = "averaging",
-    origin: str = "the image ViT's weights",
+    state: dict[str, Tensor], module: Anonymizer | VideoTransformer, origin: str = "the image ViT's weights"
 ) -> dict[str, Tensor]:
     """Weights of an image ViT or DeiT as those of a tubelet transformer: patches, positions and blocks; its classifier is left.
 
-    `averaging`: the patch kernel over δT frames, divided by δT; `central`: the kernel at the middle frame, 0 elsewhere. The
-    position table loses the class token, is resized bicubically to the grid of tubelets and repeated for every slice.
-    Raises UserError naming the first tensor that does not fit `module`, or that is not there.
+    The patch kernel is laid over all δT frames and divided by δT. The position table loses the class token, is resized bicubically
+    to the grid of tubelets and repeated for every slice. Raises UserError naming the first tensor that does not fit `module`, or that
+    is not there.
     """
     own = module.state_dict()
     fitted = {name: tensor for name, tensor in state.items() if not name.startswith(CLASSIFIER)}
     missing = sorted(name for name in own if name.startswith(("patch_embed.", "pos_embed", "blocks.")) and name not in fitted)
     if missing:
         raise UserError(f"{origin}: tensor {missing[0]} is missing; set model.depth to the depth of these weights")
-    fitted["patch_embed.proj.weight"] = _inflated(fitted["patch_embed.proj.weight"], own["patch_embed.proj.weight"].shape[2], inflation)
+    fitted["patch_embed.proj.weight"] = _inflated(fitted["patch_embed.proj.weight"], own["patch_embed.proj.weight"].shape[2])
     fitted["pos_embed"] = _resized_positions(fitted["pos_embed"], module.grid, origin)
     _refuse_what_does_not_fit(fitted, module, origin)
     return fitted
 
 
-def _inflated(kernel: Tensor, frames: int, inflation: Inflation) -> Tensor:
+def _inflated(kernel: Tensor, frames: int) -> Tensor:
     """(D, 3, δH, δW) → (D, 3, δT, δH, δW)."""
-    if inflation == "averaging":
-        return kernel[:, :, None].repeat(1, 1, frames, 1, 1) / frames
-    inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
-    inflated[:, :, frames // 2] = kernel
-    return inflated
+    return kernel[:, :, None].repeat(1, 1, frames, 1, 1) / frames
 
 
 def _resized_positions(table: Tensor, grid: tuple[int, int, int], origin: str) -> Tensor:

@@ -12,12 +12,12 @@ from typing import Any
 from stprivacy.action_task import task_of
 from stprivacy.config import Params
 from stprivacy.errors import UserError
+from stprivacy.evaluation.floor_titles import FLOOR_TITLES
 from stprivacy.release.model import config_at
 from stprivacy.release.points import Entry
 
 LONGEST = 5000
 """Characters that the registry keeps of a description (MLflow's column)."""
-COLUMNS = {"chance": "chance", "constant": "constant answer", "action_only": "action label alone"}
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,18 @@ def _how(entry: Entry, evidence: Evidence, params: Params) -> str:
 def _table(entry: Entry, evidence: Evidence) -> list[str]:
     task = task_of(evidence.raw["action"])
     raw, floors, own = evidence.raw, evidence.raw["floors"], evidence.precisions_of(entry)
-    lines = [f"| test split | this release | raw video | {' | '.join(COLUMNS.values())} |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    titles = " | ".join(FLOOR_TITLES.values())
+    lines = [f"| test split | this release | raw video | {titles} |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     rows: list[tuple[str, list[float | None]]] = [
         (
             f"action {task.title} ↑",
-            [entry.figures.get(task.figure), raw["action"][task.name], *(floors[name][task.figure] for name in COLUMNS)],
+            [entry.figures.get(task.figure), raw["action"][task.name], *(floors[name][task.figure] for name in FLOOR_TITLES)],
         ),
-        ("cMAP ↓", [entry.figures.get("privacy_cmap"), raw["privacy"]["cmap"], *(floors[name]["cmap"] for name in COLUMNS)]),
-        ("F1 ↓", [entry.figures.get("privacy_f1"), raw["privacy"]["f1"], *(floors[name]["f1"] for name in COLUMNS)]),
+        ("cMAP ↓", [entry.figures.get("privacy_cmap"), raw["privacy"]["cmap"], *(floors[name]["cmap"] for name in FLOOR_TITLES)]),
+        ("F1 ↓", [entry.figures.get("privacy_f1"), raw["privacy"]["f1"], *(floors[name]["f1"] for name in FLOOR_TITLES)]),
     ]
     rows += [
-        (f"AP {attribute} ↓", [own.get(attribute), precision, *(floors[name]["ap"].get(attribute) for name in COLUMNS)])
+        (f"AP {attribute} ↓", [own.get(attribute), precision, *(floors[name]["ap"].get(attribute) for name in FLOOR_TITLES)])
         for attribute, precision in raw["privacy"]["ap"].items()
     ]
     lines += [f"| {title} | {' | '.join('–' if value is None else f'{value:.3f}' for value in values)} |" for title, values in rows]

@@ -1,4 +1,4 @@
-"""Where training and attacks run: Ray Train workers, and Ray tasks side by side. Ray is imported here (and in sweep.py) alone.
+"""Where training and attacks run: Ray Train workers, and Ray tasks side by side. Ray is imported here, in watch.py and sweep.py alone.
 
 A training run is named by the hash of its configuration, and its checkpoints are kept under that name outside DVC's outs
 (`checkpoints.py`): the same command after a kill finds them and goes on. Ray starts and watches the workers; it keeps nothing.
@@ -24,6 +24,7 @@ from stprivacy.fingerprint import code_fingerprint, fingerprint
 from stprivacy.jobs import fetch_inputs
 from stprivacy.training.budget import calibrate_model
 from stprivacy.training.checkpoints import Checkpoints, GivenUp
+from stprivacy.training.engine import rows_of_all
 from stprivacy.training.recorder import Progress
 from stprivacy.training.run_storage import bring, bring_paths, keep, keep_paths, place
 from stprivacy.training.worker import TrainingJob, run_worker
@@ -270,28 +271,26 @@ def ray_worker(config: dict[str, Any]) -> str | None:
         checkpoints.together(lambda: checkpoints.tidy(name) if rank == 0 else None, exchange)
         ray.train.report(metrics)
 
-    def gather(rows: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(rows) for _ in range(world_size)]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
     job = TrainingJob.from_dict(config)
     fetch_inputs()
     if job.init:
         bring(job.init)
     try:
         with tempfile.TemporaryDirectory(prefix="stprivacy-checkpoint-") as folder:
-            run_worker(job, rank, world_size, checkpoints.take_up(Path(folder), exchange, say), save, gather)
+            run_worker(job, rank, world_size, checkpoints.take_up(Path(folder), exchange, say), save, rows_of_all)
     except GivenUp as error:
         return str(error)
     return None
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Copy a folder so that the target is either the old or the whole new one."""
+    """Copy a folder so that the target is the whole old one or the whole new one; killed between the two, there is none."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh, old = (target.with_name(f"{target.name}.{state}") for state in ("new", "old"))
+    for leaving in (fresh, old):
+        shutil.rmtree(leaving, ignore_errors=True)
     shutil.copytree(source, fresh)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
     fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -66,6 +66,13 @@ def _averaged(metrics: Sequence[dict[str, Tensor]]) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
 
 
+def rows_of_all(rows: Tensor) -> Tensor:
+    """(B, …) of this worker → (W·B, …) of all workers in their order, without gradients: what a game gathers by."""
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 

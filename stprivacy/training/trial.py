@@ -22,6 +22,7 @@ from stprivacy.config import Params, config_hash
 from stprivacy.errors import RunError, UserError
 from stprivacy.evaluation.floors import action_only
 from stprivacy.evaluation.judge import Judgement, SideBySide, judge
+from stprivacy.evaluation.raw_frames import raw_allowed
 from stprivacy.evaluation.results import write_results
 from stprivacy.fingerprint import code_fingerprint, fingerprint
 from stprivacy.models.checkpoints import CONFIG, WEIGHTS
@@ -250,8 +251,7 @@ def _track(run: tracking.Run, trial: Trial, outcome: Outcome) -> None:
     if outcome.status == "finished" and not run.knows(task_of(outcome.figures).figure):
         metrics = json.loads((folder / "results" / "metrics.json").read_text())
         pictures = {file.stem: file for file in (folder / "results").glob("*.png")}
-        show_raw = trial.params.dataset.kind == "vp-synth" or trial.params.tracking.log_raw_clips
-        run.judgement(metrics, pictures, show_raw)
+        run.judgement(metrics, pictures, raw_allowed(trial.params))
         run.metrics({name: value for name, value in outcome.figures.items() if name.startswith("val_")})
 
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from stprivacy.training.checkpoints import Checkpoints
+from stprivacy.training.engine import rows_of_all
 from stprivacy.training.worker import TrainingJob, run_worker
 from tests.distributed.two_workers import end_process
 
@@ -23,11 +24,6 @@ def worker(rank: int, num_workers: int, job: TrainingJob, checkpoints: Checkpoin
     torch.set_num_threads(1)
     os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_workers)})  # as Ray Train sets them
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=num_workers)
-
-    def gather(rows):
-        parts = [torch.empty_like(rows) for _ in range(num_workers)]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
 
     def exchange(mine):
         everyone = [None] * num_workers
@@ -44,7 +40,7 @@ def worker(rank: int, num_workers: int, job: TrainingJob, checkpoints: Checkpoin
 
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run_worker(job, rank, num_workers, checkpoints.take_up(Path(folder), exchange, print), save, gather)
+            run_worker(job, rank, num_workers, checkpoints.take_up(Path(folder), exchange, print), save, rows_of_all)
     except Stopped:
         pass
     end_process()

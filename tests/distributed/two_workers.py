@@ -12,7 +12,7 @@ from stprivacy.config import Game as GameParams
 from stprivacy.models.anonymizer import Anonymizer
 from stprivacy.models.recognizers import build_recognizer
 from stprivacy.training.batches import num_micro_batches
-from stprivacy.training.engine import build_engine
+from stprivacy.training.engine import build_engine, rows_of_all
 from stprivacy.training.players import adversary_player, anonymizer_player
 from stprivacy.training.task import Batch, Game, Networks
 
@@ -84,12 +84,7 @@ def worker(rank: int, world_size: int, train: Train, folder: str) -> None:
     os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)})  # as Ray Train sets them
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
 
-    def gather(rows: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(rows) for _ in range(world_size)]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    torch.save(play_steps(rank, world_size, train, gather), Path(folder) / f"metrics-{rank}.pt")
+    torch.save(play_steps(rank, world_size, train, rows_of_all), Path(folder) / f"metrics-{rank}.pt")
     end_process()
 
 

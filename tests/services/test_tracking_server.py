@@ -210,9 +210,11 @@ def test_a_run_outlives_its_server_with_all_its_metrics(client, environment, par
 
 
 def test_everything_is_stopped_after_a_crash_and_data_survive(client, environment, params, monkeypatch, tmp_path):
+    picture = tmp_path / "clips.png"
+    picture.write_text("before the crash")
     with tracking.start("evaluate", params, "before the crash") as run:
         run.metrics({"loss/total": 4.0})
-        run.text("before the crash", "note.txt")
+        run.picture(picture)
     state = json.loads((environment.folder / "state.json").read_text())
     everything = environment.processes()
     main = next(process for process in everything if process.pid == state["processes"]["mlflow"]["pid"])
@@ -233,8 +235,8 @@ def test_everything_is_stopped_after_a_crash_and_data_survive(client, environmen
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     with pytest.raises(RunError, match="finished work is kept"), tracking.persevering():
-        run.text("nobody listens", "later.txt")
+        run.picture(picture, "later")
     environment.start()
     assert environment.variables()["MLFLOW_TRACKING_URI"] == os.environ["MLFLOW_TRACKING_URI"]
     assert client.get_run(run.id).data.metrics["loss/total"] == 4.0
-    assert mlflow.artifacts.load_text(f"{client.get_run(run.id).info.artifact_uri}/note.txt") == "before the crash"
+    assert mlflow.artifacts.load_text(f"{client.get_run(run.id).info.artifact_uri}/pictures/clips.png") == "before the crash"

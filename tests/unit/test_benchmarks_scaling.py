@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.scaling import received_bytes
-from benchmarks.scaling_plan import Known, Sizes, fresh_game, plan, ring, saved_bytes, state_bytes, step_bytes, train_clips, update_bytes
+from benchmarks.scaling_plan import Known, Sizes, game_of, plan, ring, saved_bytes, state_bytes, step_bytes, train_clips, update_bytes
 from stprivacy.config import load_params
 from stprivacy.errors import UserError
 from stprivacy.models.recognizers import NUM_STATISTICS
@@ -45,7 +45,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def sizes(tiny):
-    return Sizes.of(fresh_game(tiny, *DATA[1:]))
+    return Sizes.of(game_of(tiny, *DATA[1:]))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 8])
@@ -78,7 +78,7 @@ def test_fp32_has_no_second_copy_of_the_weights_at_stage_0_alone():
 
 
 def test_sizes_are_those_of_the_networks(tiny, sizes):
-    networks = fresh_game(tiny, *DATA[1:]).networks
+    networks = game_of(tiny, *DATA[1:]).networks
     trained = [*networks.anonymizer.parameters(), *networks.action.parameters(), *networks.adversaries.parameters()]
     assert sizes.trained == sum(parameter.numel() for parameter in trained)
     assert sizes.gathered_values > DATA[2]  # features of the closed-form adversary, and the attributes
@@ -87,7 +87,7 @@ def test_sizes_are_those_of_the_networks(tiny, sizes):
 def test_statistics_are_gathered_with_the_features(tiny, sizes):
     closed_form = tiny.train.game.closed_form.model_copy(update={"statistics": True})
     train = tiny.train.model_copy(update={"game": tiny.train.game.model_copy(update={"closed_form": closed_form})})
-    more = Sizes.of(fresh_game(tiny.model_copy(update={"train": train}), *DATA[1:]))
+    more = Sizes.of(game_of(tiny.model_copy(update={"train": train}), *DATA[1:]))
     assert more.gathered_values == sizes.gathered_values + NUM_STATISTICS
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stprivacy.data import shards
 from stprivacy.data.shards import read_index, verify, write_shards
 from stprivacy.errors import UserError
 
@@ -93,6 +94,17 @@ def test_a_wrong_byte_is_found_and_its_shard_named(tmp_path: Path) -> None:
     shard.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"val-00000\.tar: clip1\.npy has other bytes"):
         verify(tmp_path / "shards")
+
+
+def test_shards_that_do_not_read_back_as_their_index_says_never_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = write_clips(tmp_path / "clips", random_clips((4, 6, 8), (4, 6, 8), (4, 6, 8)))
+    write_shards(clips, tmp_path / "shards", 1)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
+    add = shards._add
+    monkeypatch.setattr(shards, "_add", lambda tar, name, content: add(tar, name, content) - 1)
+    with pytest.raises(UserError, match=r"train-00000\.tar: clip0\.npy has other bytes"):
+        write_shards(clips, tmp_path / "shards", 1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == before
 
 
 def test_a_truncated_or_missing_shard_is_named(tmp_path: Path) -> None:

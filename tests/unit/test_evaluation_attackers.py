@@ -228,7 +228,7 @@ def test_weights_are_those_of_the_best_epoch(noise, tmp_path):
     kept = {}
     for _ in range(4):
         fit.run_epoch()
-        kept[len(fit.curve)] = {name: tensor.clone() for name, tensor in fit.average.state_dict().items()}
+        kept[len(fit.curve)] = {name: tensor.clone() for name, tensor in fit.ema.state_dict().items()}
     expected = kept[best_epoch(fit.curve).epoch]
     assert all(torch.equal(tensor, expected[name]) for name, tensor in fit.best_network().state_dict().items())
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from stprivacy.evaluation.floor_titles import FLOOR_TITLES
 from stprivacy.evaluation.floors import action_only, chance, constant, floors, random_ranking_cmap
 from stprivacy.evaluation.metrics import Labels, average_precisions, macro_f1
 
@@ -93,3 +94,7 @@ def test_an_attribute_that_no_test_clip_has_counts_nowhere():
         assert (floor.cmap, floor.f1) == pytest.approx((alone[name].cmap, alone[name].f1)), name
         assert np.isnan(floor.ap[1])
     assert random_ranking_cmap(test) == random_ranking_cmap(labels([0, 1, 0], [1, 0, 1]))
+
+
+def test_every_floor_has_a_title():
+    assert list(floors(labels([0, 1], [1, 0]), labels([0, 1], [1, 0]))) == list(FLOOR_TITLES)

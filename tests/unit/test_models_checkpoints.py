@@ -140,22 +140,11 @@ def fresh() -> Anonymizer:
 
 def test_an_averaged_kernel_sees_a_still_clip_as_the_image_network_sees_the_picture():
     state, anonymizer = image_vit(), fresh()
-    anonymizer.load_state_dict(checkpoints.from_timm(state, anonymizer, "averaging"), strict=False)
+    anonymizer.load_state_dict(checkpoints.from_timm(state, anonymizer), strict=False)
     picture = torch.rand(1, 3, 32, 32)
     expected = torch.nn.functional.conv2d(picture, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=8)
     tokens = anonymizer.patch_embed(picture[:, :, None].expand(-1, -1, 4, -1, -1))
     torch.testing.assert_close(tokens, expected.flatten(2).transpose(1, 2).repeat(1, 2, 1), atol=1e-4, rtol=1e-4)
-
-
-def test_a_central_kernel_sees_the_middle_frame_of_a_tubelet_alone():
-    state, anonymizer = image_vit(), fresh()
-    anonymizer.load_state_dict(checkpoints.from_timm(state, anonymizer, "central"), strict=False)
-    expected = [
-        torch.nn.functional.conv2d(CLIPS[:, :, frame], state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=8)
-        for frame in (1, 3)  # frame 1 of the tubelets' frames 0 and 1, in slices 0 and 1
-    ]
-    tokens = torch.cat([maps.flatten(2).transpose(1, 2) for maps in expected], 1)
-    torch.testing.assert_close(anonymizer.patch_embed(CLIPS), tokens, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("class_tokens", [0, 1, 2])  # 2: DeiT's distillation token

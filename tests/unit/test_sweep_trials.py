@@ -183,7 +183,8 @@ def store(tmp_path_factory):
 def parent(store, params, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.chdir(tmp_path)
-    with tracking.start("sweep", params, f"sweep of {tmp_path.name}", tags={"ray.job_id": "01"}) as run:
+    with tracking.start("sweep", params, f"sweep of {tmp_path.name}") as run:
+        run.tags({"ray.job_id": "01"})
         yield run
 
 
