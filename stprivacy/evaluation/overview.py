@@ -8,10 +8,12 @@ from stprivacy.errors import UserError
 from stprivacy.evaluation.pictures import frame_grid
 from stprivacy.evaluation.provenance import judged
 
+ROWS_OF_A_PAGE = 16
+
 
 def overview(results: Path, path: Path, show_raw: bool = True) -> Path:
-    """Two test clips as every judged method releases them, a row each, below the raw ones unless they may not be shown
-    (`stprivacy show --figure`).
+    """A test clip or two as every judged method releases it, a row each, below the raw one unless that may not be shown
+    (`stprivacy show --figure`). Two while they fit a page.
 
     Raises UserError when nothing of the experiment in place was judged, or nothing that may be shown.
     """
@@ -23,9 +25,10 @@ def overview(results: Path, path: Path, show_raw: bool = True) -> Path:
             continue
         with np.load(file) as examples:
             if method == "raw":
-                raw = examples["raw"][:2] if show_raw else None
+                raw = examples["raw"] if show_raw else None
             else:
-                strips |= {name: examples[name][:2] for name in examples.files if name != "raw"}
+                strips |= {name: examples[name] for name in examples.files if name != "raw"}
     if raw is None and not strips:
         raise UserError(f"{results / 'evaluate'}: no clips there that may be shown; run `dvc repro` first")
-    return frame_grid(raw, strips, path)
+    num_clips = 2 if len(strips) < ROWS_OF_A_PAGE // 2 else 1
+    return frame_grid(None if raw is None else raw[:num_clips], {name: clips[:num_clips] for name, clips in strips.items()}, path)
