@@ -9,7 +9,6 @@ folder with a front of its own, which is then looked at and not written to:
 import csv
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +19,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from tests.browser.front_files import make_results
+from tests.browser.front_files import METHODS, make_results
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 MODEL = "stprivacy-anonymizer"
@@ -41,7 +41,9 @@ def folder(tmp_path_factory, project_root):
         return Path(os.environ["STPRIVACY_UI_PROJECT"]).absolute()
     folder = tmp_path_factory.mktemp("store")
     make_results(folder / "results")
-    shutil.copy(project_root / "params/vp-synth.yaml", folder / "params.yaml")
+    params = YAML().load(project_root / "params/vp-synth.yaml")
+    params["evaluate"]["methods"] = list(METHODS)
+    YAML().dump(params, folder / "params.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
