@@ -86,9 +86,12 @@ def show(results: Path, console: Console | None = None) -> None:
     """Print the table. Raises UserError when there is nothing to show."""
     rows, metrics = collect(results)
     raw = metrics["raw"]
-    table = Table(title=f"{raw['dataset']}: fresh attackers, test split ({raw['num_test_clips']} clips)")
+    table = Table(title=f"{raw['dataset']}: fresh attackers, test split ({raw['num_test_clips']} clips)", pad_edge=False)
     for heading in _headings(raw):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+        if heading == "method":  # names whole; floors' titles may wrap
+            table.add_column(heading, min_width=max(len(row.method) for row in rows))
+        else:
+            table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*_cells(row), style="bold" if row.method == "stprivacy" else None)
     table.add_section()
