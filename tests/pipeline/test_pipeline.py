@@ -131,7 +131,7 @@ def test_the_table_and_where_the_time_went_can_be_shown(repro):
     project, _ = repro
     shown = project.run(sys.executable, "-m", "stprivacy", "show")
     assert shown.returncode == 0, shown.stdout
-    assert [shown.stdout.count(f"│ {name} ") for name in ("raw", "blur", "stprivacy", "unet")] == [1, 1, 2, 1]  # rows of the table
+    assert [shown.stdout.count(f"│{name} ") for name in ("raw", "blur", "stprivacy", "unet")] == [1, 1, 2, 1]  # rows of the table
     times = project.run(sys.executable, "-m", "stprivacy", "times").stdout
     assert {line.split()[0].partition("@raw")[0] for line in times.splitlines()} == stages_of(project) | {"together"}
 
