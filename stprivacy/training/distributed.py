@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,8 @@ def cluster(num_cpus: int, show_workers: bool = True, dashboard: bool = True) ->
     try:
         yield ray
     finally:
+        if show_workers:
+            time.sleep(0.5)  # until the workers' last lines have come; Ray itself waits so at an interpreter's exit alone
         ray.shutdown()
 
 

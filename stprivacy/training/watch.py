@@ -45,11 +45,11 @@ class Watch(ControllerCallback):
         now = time.monotonic()
         self.waits_since = self.waits_since or now
         waited = now - self.waits_since
+        if waited >= self.patience_s:
+            raise RunError(f"no room for {self.num_workers} workers in {waited:.0f} s ({_room()}); add nodes, or ask for fewer workers")
         if waited >= SAY_AFTER_S and not self.told:
             self.told = True
             print(f"waiting for room for {self.num_workers} workers ({_room()}), {self.patience_s:.0f} s at most", flush=True)
-        if waited >= self.patience_s:
-            raise RunError(f"no room for {self.num_workers} workers in {waited:.0f} s ({_room()}); add nodes, or ask for fewer workers")
 
 
 def _room() -> str:

@@ -43,11 +43,13 @@ def write_sources(folder: Path) -> None:
 
 @exit_with_one_line
 def main(folder: Path, name: str, num_workers: int | list[int], patience_s: float = 120.0, **changes: object) -> None:
-    from stprivacy.training.distributed import fit
+    from stprivacy.training import distributed
 
+    for variables in (distributed.WORKER_ENVIRONMENT, distributed.DRIVER_ENVIRONMENT):
+        variables["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"  # to look for room, and to say so, well before patience ends
     job = TrainingJob(tiny_game(**changes), folder / "shards", folder / "recognizers")
     workers = num_workers if isinstance(num_workers, int) else (num_workers[0], num_workers[1])
-    checkpoint = fit(job, workers, folder / RUNS, name, patience_s=patience_s)
+    checkpoint = distributed.fit(job, workers, folder / RUNS, name, patience_s=patience_s)
     progress = Progress.read(checkpoint)
     print(f"ended after {progress.phase} epoch {progress.epochs}, {progress.world_size} workers", flush=True)
 
