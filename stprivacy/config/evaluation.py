@@ -11,10 +11,11 @@ from stprivacy.config.training import BaselineKind
 AttackerKind = Literal["cnn3d", "cnn2d", "vit", "frames", "difference", "linear"]
 """What a fresh attacker may be. `frames`: a 2D CNN whose answers to single frames are averaged, where `cnn2d` averages features;
 `difference`: a 3D CNN that sees nothing but what changes from frame to frame; `linear`: logistic regression on small pictures."""
-ExtraAttack = Literal["ensemble", "raw-trained", "cross-release", "inversion", "reidentification"]
+ExtraAttack = Literal["ensemble", "raw-trained", "cross-release", "mask", "inversion", "reidentification"]
 """`ensemble`: the fresh attackers' mean. `raw-trained`: the recognizers that evaluate-raw left, who never saw a release.
-`cross-release`: attackers trained at a neighbouring kept share. `inversion`: a decoder from released to raw clips, and raw-trained
-recognizers on what it paints. `reidentification`: who is it, by similarity to raw clips, where every clip is of one person."""
+`cross-release`: attackers trained at a neighbouring kept share. `mask`: a regression on which tubelets are dropped. `inversion`: a
+decoder from released to raw clips, and raw-trained recognizers on what it paints. `reidentification`: who is it, by similarity to raw
+clips, where every clip is of one person."""
 
 
 class Attack(Section):
@@ -23,7 +24,7 @@ class Attack(Section):
     kinds: Annotated[tuple[AttackerKind, ...], Field(min_length=1), AllDifferent] = ("cnn3d", "cnn2d")
     """Privacy attackers; the strongest on val counts."""
     extra: Annotated[tuple[ExtraAttack, ...], AllDifferent] = ()
-    """Attacks beside them. The first three train nothing and cost seconds; what they find counts as any other attacker's does."""
+    """Attacks beside them. The first four cost seconds; what they find counts as any other attacker's does."""
     action_kind: NetworkKind = "cnn3d"
     min_epochs: Count = 12
     max_epochs: Count = 24

@@ -6,7 +6,7 @@ n clips, V views, B batch, T frames, S side, P pixels of the small picture, O ou
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,46 +30,65 @@ LEAST_SPREAD = 1e-3
 """Added to a feature's standard deviation, a quarter of a grey level: what never varies isn't blown up."""
 BATCH = 64
 STEPS_FROM_ACTIONS, ATTRIBUTES_AT_A_TIME = 200, 128
+Features = Callable[[Tensor], Tensor]
+"""features(released clips (B, 3, T, S, S) in [0, 1]) → (B, F)."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A logistic regression at the penalty that val chose."""
+
+    curve: tuple[Epoch, ...]
+    """A row for each penalty."""
+    tensors: dict[str, Tensor]
+    """Its `coefficients` (O, F + 1), the last being the constant, for features less `mean` over `scale` (F,)."""
+    val: np.ndarray
+    """Probabilities (n, O), the mean over the views of a clip."""
+    test: np.ndarray
 
 
 def fit_linear(job: AttackJob) -> dict[str, Any]:
-    """Fit at every penalty, choose on val, answer test: what `run_attack` keeps, with a row of the curve for each penalty.
+    """Fit at every penalty, choose on val, answer test: what `run_attack` keeps, with a row of the curve for each penalty."""
+    found = regression(Released(job.released), job.target, job.seed, clip_statistics)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    save_file(found.tensors, job.folder / "best.safetensors")
+    answers = {"val": torch.from_numpy(found.val), "test": torch.from_numpy(found.test)}
+    return {"curve": [asdict(row) for row in found.curve], "fitted": True, **answers}
+
+
+def regression(released: Released, target: Target, seed: int, features: Features) -> Regression:
+    """Learn `target` from `features` of released training clips at every penalty, and choose on val.
 
     Training clips are seen under one draw of the channel. The seed is of no consequence but for that draw.
     """
-    released = Released(job.released)
     train, val = released.training_labels(), released.labels("val")
-    num_rows = released.num_training_rows
-    every = np.arange(num_rows)
-    starts = range(0, num_rows, BATCH)
-    batches = (released.training_batch(every[first : first + BATCH], job.seed, 0) for first in starts)
-    seen = torch.cat([clip_statistics(batch) for batch in batches]).double()
+    every = np.arange(released.num_training_rows)
+    starts = range(0, len(every), BATCH)
+    seen = torch.cat([features(released.training_batch(every[first : first + BATCH], seed, 0)) for first in starts]).double()
     mean, scale = seen.mean(0), seen.std(0, correction=0) + LEAST_SPREAD
     seen = (seen - mean) / scale
-    views = {split: (_features_of(released.views(split)) - mean) / scale for split in ("val", "test")}  # (n, V, F)
-    num_outputs = len(released.attributes if job.target == "privacy" else released.actions)
+    views = {split: (_of_views(released.views(split), features) - mean) / scale for split in ("val", "test")}  # (n, V, F)
+    num_outputs = len(released.attributes if target == "privacy" else released.actions)
     coefficients = torch.zeros(num_outputs, seen.shape[1] + 1, dtype=torch.float64)
     curve: list[Epoch] = []
     best = coefficients
     for number, penalty in enumerate(PENALTIES, start=1):
-        coefficients, loss = _regression(coefficients, seen, penalty, lambda logits: attack_loss(logits, train, every, job.target))
-        curve.append(Epoch(number, loss, *judge(_answers(coefficients, views["val"], job.target), val, job.target)))
+        coefficients, loss = _fit(coefficients, seen, penalty, lambda logits: attack_loss(logits, train, every, target))
+        curve.append(Epoch(number, loss, *judge(_answers(coefficients, views["val"], target), val, target)))
         if best_epoch(curve) is curve[-1]:
             best = coefficients
-    job.folder.mkdir(parents=True, exist_ok=True)
-    save_file({"coefficients": best, "mean": mean, "scale": scale}, job.folder / "best.safetensors")
-    answers = {split: torch.from_numpy(_answers(best, views[split], job.target)) for split in ("val", "test")}
-    return {"curve": [asdict(row) for row in curve], "fitted": True, **answers}
+    tensors = {"coefficients": best, "mean": mean, "scale": scale}
+    return Regression(tuple(curve), tensors, *(_answers(best, views[split], target) for split in ("val", "test")))
 
 
-def _features_of(views: np.ndarray) -> Tensor:
+def _of_views(views: np.ndarray, features: Features) -> Tensor:
     """(n, V, F) of released `views` uint8 (n, V, T, S, S, 3)."""
     flat = views.reshape(-1, *views.shape[2:])
-    parts = [clip_statistics(to_float(torch.from_numpy(flat[first : first + BATCH].copy()))) for first in range(0, len(flat), BATCH)]
+    parts = [features(to_float(torch.from_numpy(flat[first : first + BATCH].copy()))) for first in range(0, len(flat), BATCH)]
     return torch.cat(parts).double().view(*views.shape[:2], -1)
 
 
-def _regression(start: Tensor, features: Tensor, penalty: float, loss_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+def _fit(start: Tensor, features: Tensor, penalty: float, loss_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
     """Coefficients (O, F + 1), the last being the constant, and the loss without the penalty, from `start` on."""
     coefficients = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([coefficients], max_iter=STEPS, line_search_fn="strong_wolfe")

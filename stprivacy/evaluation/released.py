@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stprivacy.config import Attack, Channel, Clip, Dataset, config_hash
 from stprivacy.data.boxes import DETECTORS, BoxViews, resolve_boxes
@@ -36,6 +37,8 @@ from stprivacy.models.checkpoints import load_anonymizer
 from stprivacy.randomness import keyed_normal
 
 BATCH = 32
+NEAR_FILL, NEAR_FILL_CODED = 0.6 / 255, 8 / 255
+"""Mean distance from the channel's fill up to which a tubelet is seen to be dropped: a rounded pixel's, and what H.264 makes of it."""
 FORMAT = 1
 """Raise when a release's files change in meaning: what an older version left in the cache is then not taken up."""
 
@@ -290,10 +293,23 @@ class Released:
         """Released views of the clips of a split, uint8 (n, V, T, S, S, 3), not yet read into memory."""
         return np.load(self.folder / f"{split}-released.npy", mmap_mode="r")
 
+    @property
+    def drops_tubelets(self) -> bool:
+        """Was this released by a method that drops some?"""
+        return (self.folder / "train-keep.npy").exists()
+
+    def dropped(self, clips: Tensor) -> Tensor:
+        """Which tubelets of released `clips` (B, 3, T, S, S) hold nothing but the channel's fill: 1 for those, (B, L, N).
+
+        Told from the pixels, as anybody can who has the release.
+        """
+        away = F.avg_pool3d((clips - self._channel.fill).abs().mean(1), self._tubelet)  # (B, L, rows, columns)
+        return (away <= (NEAR_FILL if self._channel.codec_crf is None else NEAR_FILL_CODED)).float().flatten(2)
+
     @cached_property
     def _painted(self) -> tuple[np.ndarray, np.ndarray | None]:
-        keep = self.folder / "train-keep.npy"
-        return np.load(self.folder / "train-painted.npy", mmap_mode="r"), np.load(keep, mmap_mode="r") if keep.exists() else None
+        keep = np.load(self.folder / "train-keep.npy", mmap_mode="r") if self.drops_tubelets else None
+        return np.load(self.folder / "train-painted.npy", mmap_mode="r"), keep
 
     @property
     def num_training_rows(self) -> int:

@@ -35,7 +35,8 @@ from stprivacy.training.worker import TrainingJob
 
 JUDGED_BY = (
     "attack_networks", "attackers", "beyond_action", "fitting", "floors", "frame_figures", "frame_level", "inversion", "jobs", "judge",
-    "linear", "metrics", "pictures", "predictions", "readings", "reidentification", "released", "results", "statistics", "uncertainty",
+    "linear", "mask", "metrics", "pictures", "predictions", "readings", "reidentification", "released", "results", "statistics",
+    "uncertainty",
 )  # fmt: skip
 """Modules of stprivacy.evaluation that a trial's figures, and the pictures beside them, come from."""
 MADE_BY = (

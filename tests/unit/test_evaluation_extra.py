@@ -186,7 +186,7 @@ def test_one_kept_share_has_no_neighbour():
 # ---------------------------------------------------------------------------------------------------- all of them, in one judgement
 
 
-EVERYTHING = ("ensemble", "raw-trained", "cross-release", "inversion", "reidentification")
+EVERYTHING = ("ensemble", "raw-trained", "cross-release", "mask", "inversion", "reidentification")
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_every_attack_that_was_asked_for_counts_at_every_kept_share_and_seed(jud
     assert [[result.name for result in point.privacy] for point in raw.points] == [fresh, fresh]
     for point in found.points:
         other = {SHARE: 0.25, 0.25: SHARE}[point.kept_share]
-        beside = {"privacy-raw-trained-cnn3d", f"privacy-cross-release-{other:g}-cnn3d", "privacy-inversion-cnn3d"}
+        beside = {"privacy-raw-trained-cnn3d", f"privacy-cross-release-{other:g}-cnn3d", "privacy-mask", "privacy-inversion-cnn3d"}
         assert {result.name for result in point.privacy} == {*fresh, *beside}
         assert point.strongest.val_score == max(result.val_score for result in point.privacy)
         (crossed,) = (result for result in point.privacy if result.kind == "cross-release")
