@@ -93,7 +93,14 @@ services-stop: setup  ## end them; their data stay
 	@stprivacy services stop
 
 test: setup  ## all tests, slowest named at the end (PYTEST="-k words" for some)
+ifdef PYTEST
 	@python -m pytest $(PYTEST)
+else
+	@failed=0
+	python -m pytest --numprocesses logical --maxprocesses 4 tests/unit tests/docs || failed=1
+	python -m pytest --ignore tests/unit --ignore tests/docs || failed=1  # these start clusters, and have the cores to themselves
+	exit $$failed
+endif
 
 bench: setup  ## speed beside the authors' modules, in one run (STPRIVACY_REFERENCE names their folder)
 	@python -m benchmarks.run
