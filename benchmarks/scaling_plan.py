@@ -19,6 +19,7 @@ from stprivacy.config import VP_ATTRIBUTES, Params, VPDataset
 from stprivacy.data.annotations_vp import LABELS, read_digits, vp
 from stprivacy.data.splits import cut_val
 from stprivacy.errors import UserError
+from stprivacy.models.anonymizer import Anonymizer
 from stprivacy.models.recognizers import NUM_STATISTICS
 from stprivacy.training.batches import num_micro_batches
 from stprivacy.training.task import Batch, Game
@@ -64,6 +65,8 @@ class Sizes:
         gathered = sum(cast(nn.Linear, network.head).in_features for network in attacked)
         if train.game.closed_form.weight and train.game.closed_form.statistics:
             gathered += NUM_STATISTICS
+        if train.game.closed_form.mask_weight and isinstance(networks.anonymizer, Anonymizer) and networks.anonymizer.num_sparsifications:
+            gathered += 2 * networks.anonymizer.num_patches
         return cls(
             anonymizer=_count(networks.anonymizer),
             action=_count(networks.action),

@@ -48,6 +48,13 @@ class ClosedForm(Section):
     """Also attack the features of the frozen raw-trained recognizers."""
     statistics: bool = False
     """Also attack what the linear attacker reads: mean, spread and change over time of every pixel of a small picture."""
+    mask_weight: Weight = 0.0
+    """Of another such regression, on which tubelets are kept alone: what dropping gives away, whatever the others hold. Its gradient goes
+    to the scorers."""
+
+    @property
+    def plays(self) -> bool:
+        return self.weight > 0 or self.mask_weight > 0
 
 
 Objective = Literal["entropy", "prior", "negative"]

@@ -131,8 +131,8 @@ class Game:
             terms["rate"] = (game.rate_weight * ease, rate)
         if networks.reference is not None:
             terms["reference"] = (game.reference_weight, objectives.action_loss(_run(networks.reference, released), batch.actions))
-        if game.closed_form.weight:
-            terms["closed_form"] = (game.closed_form.weight * ease, self._closed_form_r2(released, batch).relu().mean())
+        closed_form = self._closed_form_terms(released, batch, painted.keep)
+        terms |= {name: (weight * ease, found) for name, (weight, found) in closed_form.items()}
         loss, metrics = _weighted_sum(terms)
         with torch.no_grad():  # on clips that no adversary has trained on yet, so that it can be compared with a fresh attacker's
             metrics |= self._by_adversary("bce", [F.binary_cross_entropy_with_logits(answer, batch.attributes) for answer in answers])
@@ -210,7 +210,7 @@ class Game:
         features are the ones that the pass with gradients sees again.
         """
         game, strongest = self.train.game, None
-        attacked = game.closed_form.weight > 0
+        attacked = game.closed_form.plays
         if len(parts) == 1 or not (attacked or game.combine == "strongest"):
             return list(parts)
         with torch.no_grad():
@@ -218,7 +218,7 @@ class Game:
             for part in parts:
                 painted = self._paint(part, self._keep_ratio(part.step), exact=bool(game.sampled_kept_share))
                 released = self._release(painted, part, noisy=True)
-                seen.append([*(self._closed_form_features(released, part.step) if attacked else ()), part.attributes])
+                seen.append([*(self._closed_form_features(released, part.step, painted.keep) if attacked else ()), part.attributes])
                 if game.combine == "strongest":
                     answers = [_run(adversary, released) for adversary in self.networks.adversaries]
                     hidden.append(self._privacy_objectives(answers, part))
@@ -227,17 +227,37 @@ class Game:
             peers = tuple(self.gather(torch.cat(rows)) for rows in zip(*seen, strict=True)) if attacked else ()
         return [replace(part, peers=peers, strongest=strongest) for part in parts]
 
-    def _closed_form_r2(self, released: Tensor, batch: Batch) -> Tensor:
-        """R² of the closed-form adversary, (feature sets, A), over the global batch, with gradients to this part's release."""
-        live = self._closed_form_features(released, batch.step)
+    def _closed_form_terms(self, released: Tensor, batch: Batch, keep: Tensor | None) -> dict[str, tuple[float, Tensor]]:
+        """Terms of the loss, weight and value, by name: what a regression reads from features of the release, and from the mask alone."""
+        settings, masked = self.train.game.closed_form, bool(self._mask_features(keep))
+        if not (settings.weight or masked):
+            return {}
+        found = self._closed_form_r2(released, batch, keep).relu()
+        terms = {"closed_form": (settings.weight, found[: len(found) - masked].mean())} if settings.weight else {}
+        return terms | ({"mask": (settings.mask_weight, found[-1].mean())} if masked else {})
+
+    def _closed_form_r2(self, released: Tensor, batch: Batch, keep: Tensor | None = None) -> Tensor:
+        """R² of the closed-form adversary, (feature sets, A), over the global batch, with gradients to this part's release and mask."""
+        live = self._closed_form_features(released, batch.step, keep)
         *features, attributes = batch.peers or tuple(self.gather(rows.detach()) for rows in [*live, batch.attributes])
         coupled = [_in_global_batch(mine, peers, batch) for mine, peers in zip(live, features, strict=True)]
         return self.closed_form.r2(coupled, attributes, batch.step)
 
-    def _closed_form_features(self, released: Tensor, step: int) -> list[Tensor]:
-        """What the closed-form adversary reads of released clips: a feature set (B, F) a network, and the statistics if they are on."""
-        sets = [_features(network, released) for network in self.closed_form.networks(step, *_where(self.networks.action))]
-        return [*sets, clip_statistics(released)] if self.train.game.closed_form.statistics else sets
+    def _closed_form_features(self, released: Tensor, step: int, keep: Tensor | None = None) -> list[Tensor]:
+        """What the closed-form adversary reads: a feature set (B, F) a network, then the statistics and the mask, where they are on."""
+        settings, sets = self.train.game.closed_form, []
+        if settings.weight:
+            sets = [_features(network, released) for network in self.closed_form.networks(step, *_where(self.networks.action))]
+            sets += [clip_statistics(released)] if settings.statistics else []
+        return sets + self._mask_features(keep)
+
+    def _mask_features(self, keep: Tensor | None) -> list[Tensor]:
+        """Of keep decisions (B, L, N): in how many slices each place is kept and how often that changes, (B, 2·N); none where it is off."""
+        if keep is None or not self.train.game.closed_form.mask_weight:
+            return []
+        keep = keep.float()
+        change = (keep[:, 1:] - keep[:, :-1]).abs() if keep.shape[1] > 1 else torch.zeros_like(keep)
+        return [torch.cat([keep.mean(1), change.mean(1)], 1)]
 
     # ------------------------------------------------------------------------------------------------ from clip to release
 

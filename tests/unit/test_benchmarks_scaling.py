@@ -84,11 +84,11 @@ def test_sizes_are_those_of_the_networks(tiny, sizes):
     assert sizes.gathered_values > DATA[2]  # features of the closed-form adversary, and the attributes
 
 
-def test_statistics_are_gathered_with_the_features(tiny, sizes):
-    closed_form = tiny.train.game.closed_form.model_copy(update={"statistics": True})
+def test_statistics_and_the_mask_are_gathered_with_the_features(tiny, sizes):
+    closed_form = tiny.train.game.closed_form.model_copy(update={"statistics": True, "mask_weight": 1.0})
     train = tiny.train.model_copy(update={"game": tiny.train.game.model_copy(update={"closed_form": closed_form})})
-    more = Sizes.of(game_of(tiny.model_copy(update={"train": train}), *DATA[1:]))
-    assert more.gathered_values == sizes.gathered_values + NUM_STATISTICS
+    game = game_of(tiny.model_copy(update={"train": train}), *DATA[1:])
+    assert Sizes.of(game).gathered_values == sizes.gathered_values + NUM_STATISTICS + 2 * game.networks.anonymizer.num_patches
 
 
 def test_what_a_pass_holds_is_counted_once_and_without_parameters():

@@ -159,6 +159,53 @@ def test_micro_batches_play_the_same_game_with_statistics():
     assert [step["loss/closed_form"] for step in parts] == pytest.approx([step["loss/closed_form"] for step in whole], abs=1e-4)
 
 
+def train_against_the_mask(weight=0.0, **changes):
+    train = tiny_train(engine="torch", **changes)
+    closed_form = train.game.closed_form.model_copy(update={"weight": weight, "mask_weight": 20.0})
+    return train.model_copy(update={"game": train.game.model_copy(update={"closed_form": closed_form})})
+
+
+def test_the_mask_is_one_more_feature_set_and_leaves_the_others_as_they_are(game):
+    more, keep = tiny_game(train_against_the_mask(40.0), lambda rows: rows), torch.rand(len(one_batch().clips), 2, 4).round()
+    for step in range(3):
+        batch = one_batch(step)
+        without, found = game._closed_form_r2(batch.clips, batch, keep), more._closed_form_r2(batch.clips, batch, keep)
+        assert len(found) == len(without) + 1
+        assert torch.equal(found[:-1], without)
+
+
+def test_the_mask_s_regression_sees_what_only_the_mask_tells():
+    game, found = tiny_game(train_against_the_mask(), lambda rows: rows), []
+    for step in range(12):
+        generator = torch.Generator().manual_seed(step)
+        released, keep = torch.rand(24, 3, 4, 16, 16, generator=generator), torch.rand(24, 2, 4, generator=generator).round()
+        attributes = torch.randint(0, 2, (24, 2), generator=generator).float()
+        keep[:, :, 0] = attributes[:, :1]  # the other one is nowhere
+        found.append(game._closed_form_r2(released, Batch(released, torch.zeros(24), attributes, tuple(range(24)), step), keep)[0])
+    shown, hidden = torch.stack(found[-4:]).mean(0).tolist()
+    assert shown > 0.3
+    assert hidden < 0.05
+
+
+def test_the_mask_s_regression_teaches_the_scorers():
+    game = tiny_game(train_against_the_mask(), lambda rows: rows)
+    batch = one_batch()
+    painted = game._paint(batch, game._keep_ratio(0))
+    terms = game._closed_form_terms(batch.clips, batch, painted.keep)
+    assert terms.keys() == {"mask"}
+    r2 = game._closed_form_r2(batch.clips, batch, painted.keep)
+    r2.sum().backward()
+    assert gradients(game.networks.anonymizer) > 0
+
+
+def test_micro_batches_play_the_same_game_against_the_mask():
+    whole = play_steps(0, 1, train_against_the_mask(40.0))
+    parts = play_steps(0, 1, train_against_the_mask(40.0, micro_batch=GLOBAL_BATCH // 2))
+    assert "loss/mask" in whole[0]
+    for name in ("loss/closed_form", "loss/mask"):
+        assert [step[name] for step in parts] == pytest.approx([step[name] for step in whole], abs=1e-4)
+
+
 def test_the_paper_s_game_needs_neither_closed_form_nor_reference():
     plain = GameParams(
         objective="negative",
