@@ -97,7 +97,8 @@ ifdef PYTEST
 	@python -m pytest $(PYTEST)
 else
 	@failed=0
-	python -m pytest --numprocesses logical --maxprocesses 4 tests/unit tests/docs || failed=1
+	python -m pytest --numprocesses logical --maxprocesses 4 tests/unit tests/docs || failed=$$?
+	[ $$failed -ne 2 ] || exit 2  # interrupted
 	python -m pytest --ignore tests/unit --ignore tests/docs || failed=1  # these start clusters, and have the cores to themselves
 	exit $$failed
 endif

@@ -65,7 +65,7 @@ class Sizes:
         gathered = sum(cast(nn.Linear, network.head).in_features for network in attacked)
         if train.game.closed_form.weight and train.game.closed_form.statistics:
             gathered += NUM_STATISTICS
-        if train.game.closed_form.mask_weight and isinstance(networks.anonymizer, Anonymizer) and networks.anonymizer.num_sparsifications:
+        if train.game.closed_form.mask_weight and isinstance(networks.anonymizer, Anonymizer):
             gathered += 2 * networks.anonymizer.num_patches
         return cls(
             anonymizer=_count(networks.anonymizer),

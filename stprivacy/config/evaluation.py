@@ -24,7 +24,8 @@ class Attack(Section):
     kinds: Annotated[tuple[AttackerKind, ...], Field(min_length=1), AllDifferent] = ("cnn3d", "cnn2d")
     """Privacy attackers; the strongest on val counts."""
     extra: Annotated[tuple[ExtraAttack, ...], AllDifferent] = ()
-    """Attacks beside them. The first four cost seconds; what they find counts as any other attacker's does."""
+    """Attacks beside them. The first three cost seconds, `mask` as much as `linear`; what these four find counts as any other
+    attacker's does."""
     action_kind: NetworkKind = "cnn3d"
     min_epochs: Count = 12
     max_epochs: Count = 24

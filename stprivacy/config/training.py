@@ -49,8 +49,14 @@ class ClosedForm(Section):
     statistics: bool = False
     """Also attack what the linear attacker reads: mean, spread and change over time of every pixel of a small picture."""
     mask_weight: Weight = 0.0
-    """Of another such regression, on which tubelets are kept alone: what dropping gives away, whatever the others hold. Its gradient goes
-    to the scorers."""
+    """Of another such regression, which sees which tubelets are kept and nothing else: what dropping gives away, whatever the kept ones
+    show."""
+
+    @model_validator(mode="after")
+    def _sees_something(self) -> "ClosedForm":
+        if self.weight and not (self.random_kinds or self.raw_trained or self.statistics):
+            raise ValueError("weight is above 0 and there is nothing to see: set weight to 0, or random_kinds, raw_trained or statistics")
+        return self
 
     @property
     def plays(self) -> bool:

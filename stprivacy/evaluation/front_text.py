@@ -32,7 +32,7 @@ def measured(front: Front) -> str:
     names = dict.fromkeys(name for c in front.configurations for name in metrics_of(c)["attackers"] if name != "action")
     beside = [name for name in names if name.removeprefix("privacy-").startswith(get_args(ExtraAttack))]
     fresh = [name for name in names if name not in beside]
-    others = f" Others attack in other ways ({', '.join(beside)})." if beside else ""
+    others = f" Beside them: {', '.join(beside)}." if beside else ""
     return (
         f"Every point is one way to release the videos of {front.dataset}. It released all clips, and attackers that it had never met "
         f"({', '.join(fresh)}) were then trained on the released training clips, {_times(raw['num_attacker_seeds'], 'seed')} each.{others} "

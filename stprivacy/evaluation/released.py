@@ -295,8 +295,9 @@ class Released:
 
     @property
     def drops_tubelets(self) -> bool:
-        """Was this released by a method that drops some?"""
-        return (self.folder / "train-keep.npy").exists()
+        """Are any dropped in this release?"""
+        keep = self._painted[1]
+        return keep is not None and not keep.all()
 
     def dropped(self, clips: Tensor) -> Tensor:
         """Which tubelets of released `clips` (B, 3, T, S, S) hold nothing but the channel's fill: 1 for those, (B, L, N).
@@ -308,8 +309,8 @@ class Released:
 
     @cached_property
     def _painted(self) -> tuple[np.ndarray, np.ndarray | None]:
-        keep = np.load(self.folder / "train-keep.npy", mmap_mode="r") if self.drops_tubelets else None
-        return np.load(self.folder / "train-painted.npy", mmap_mode="r"), keep
+        keep = self.folder / "train-keep.npy"
+        return np.load(self.folder / "train-painted.npy", mmap_mode="r"), np.load(keep, mmap_mode="r") if keep.exists() else None
 
     @property
     def num_training_rows(self) -> int:

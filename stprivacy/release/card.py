@@ -81,7 +81,8 @@ def _what(entry: Entry) -> str:
 def _how(entry: Entry, evidence: Evidence, params: Params) -> str:
     task = task_of(entry.figures)
     counts = ", ".join(f"{evidence.num_videos.get(split, 0)} {split}" for split in ("train", "val", "test"))
-    beside = [name for name in params.evaluate.attack.extra if name != "reidentification"]  # that one is told apart, and doesn't count
+    left_out = {"reidentification", *(() if entry.kept_share < 1 else ("mask",))}  # the first is told apart, and doesn't count
+    beside = [name for name in params.evaluate.attack.extra if name not in left_out]
     kinds = ", ".join(f"privacy-{kind}" for kind in params.evaluate.attack.kinds) + ("; beside them " if beside else "") + ", ".join(beside)
     if entry.spread:
         seeds = "; ".join(f"{name} {value:.3f}" for name, value in entry.spread.items())

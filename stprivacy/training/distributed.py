@@ -84,9 +84,11 @@ def cluster(num_cpus: int, show_workers: bool = True, dashboard: bool = True) ->
     try:
         yield ray
     finally:
-        if show_workers:
-            time.sleep(0.5)  # until the workers' last lines have come; Ray itself waits so at an interpreter's exit alone
-        ray.shutdown()
+        try:
+            if show_workers:
+                time.sleep(0.5)  # until the workers' last lines have come; Ray itself waits so at an interpreter's exit alone
+        finally:
+            ray.shutdown()
 
 
 def _free_port() -> int:

@@ -256,7 +256,9 @@ class Game:
         if keep is None or not self.train.game.closed_form.mask_weight:
             return []
         keep = keep.float()
-        change = (keep[:, 1:] - keep[:, :-1]).abs() if keep.shape[1] > 1 else torch.zeros_like(keep)
+        now, then = keep[:, :-1], keep[:, 1:]
+        change = now + then - 2 * now * then  # |then − now| of 0/1, but with a slope where nothing changes, too
+        change = change if len(keep[0]) > 1 else torch.zeros_like(keep)
         return [torch.cat([keep.mean(1), change.mean(1)], 1)]
 
     # ------------------------------------------------------------------------------------------------ from clip to release

@@ -110,6 +110,10 @@ def _keys(value: object) -> object:
     [
         ({"train.privacy_wieght": 3}, "train.privacy_wieght = 3: unknown key; did you mean `privacy_weight`?"),
         ({"train.game.closed_form.rigde": 1}, "train.game.closed_form.rigde = 1: unknown key; did you mean `ridge`?"),
+        (
+            {"train.game.closed_form.random_kinds": [], "train.game.closed_form.raw_trained": False},
+            "train.game.closed_form: weight is above 0 and there is nothing to see: set weight to 0",
+        ),
         ({"train.game.adversaries.0.knid": "vit"}, "train.game.adversaries.0.knid = 'vit': unknown key; did you mean `kind`?"),
         ({"dataset.num_trian": 64}, "dataset.num_trian = 64: unknown key; did you mean `num_train`?"),
         ({"modle": {}}, "modle = {}: unknown key; did you mean `model`?"),

@@ -51,6 +51,12 @@ def test_what_was_dropped_is_seen_in_the_pixels(shards, tmp_path, channel):
 
 def test_a_method_that_drops_nothing_has_no_mask(shards, tmp_path):
     assert not Released(release(release_job(shards, tmp_path))).drops_tubelets
+    model = tiny_model(tmp_path / "model")
+    of_share = {
+        share: Released(release(release_job(shards, tmp_path, "stprivacy", kept_share=share, model=model))).drops_tubelets
+        for share in (1.0, SHARE)
+    }
+    assert of_share == {1.0: False, SHARE: True}
 
 
 def test_a_pattern_has_every_place_and_every_change():

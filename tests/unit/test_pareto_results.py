@@ -217,7 +217,7 @@ def test_the_words_say_what_the_figures_rest_on(tmp_path):
     metrics = json.loads(path.read_text())
     metrics["attackers"] |= {"privacy-raw-trained-cnn3d": metrics["attackers"]["privacy-cnn3d"]}
     path.write_text(json.dumps(metrics))
-    assert "Others attack in other ways (privacy-raw-trained-cnn3d)." in measured(front)
+    assert "Beside them: privacy-raw-trained-cnn3d." in measured(front)
 
 
 def test_the_words_say_how_many_seeds_there_are(tmp_path):

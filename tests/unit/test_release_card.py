@@ -16,8 +16,8 @@ RAW = {"action": {"top1": 1.0}, "privacy": {"cmap": 0.9, "f1": 0.8, "ap": {}}, "
        "floors": dict.fromkeys(("chance", "constant", "action_only"), FLOOR)}  # fmt: skip
 
 
-def card_of(folder, params):
-    entry = Entry("hash", folder, 1.0, 1.0, 1.0, 12.0, dict.fromkeys(FIGURES, 0.6), {}, 1, ())
+def card_of(folder, params, kept_share=1.0):
+    entry = Entry("hash", folder, kept_share, kept_share, 1.0, 12.0, dict.fromkeys(FIGURES, 0.6), {}, 1, ())
     return card(entry, Evidence(RAW, (), {"train": 8, "val": 2, "test": 2}), params)
 
 
@@ -33,11 +33,12 @@ def test_a_frame_network_is_not_called_stprivacy_and_keeps_no_tubelets(tmp_path,
     save_model(tmp_path / "unet", build_anonymizer(model, CLIP), config)
     said = card_of(tmp_path / "unet", params)
     assert "Video anonymizer (unet)" in said and "nothing is dropped" in said and "tubelets" not in said
+    assert "beside them ensemble, raw-trained)" in said  # where nothing is dropped there is no mask to attack
     assert "a share of 1.00 of the tubelets is kept and repainted" in card_of(tiny_model(tmp_path, Channel()), params)
 
 
 def test_it_names_all_attackers_that_counted_and_the_codec_between(tmp_path, params):
-    said = card_of(tiny_model(tmp_path, Channel()), params)
+    said = card_of(tiny_model(tmp_path, Channel()), params, kept_share=0.5)
     assert "(privacy-cnn3d, privacy-cnn2d, privacy-linear; beside them ensemble, raw-trained, mask)" in said
     assert "before a video codec" in said
     coded = params.model_copy(update={"channel": params.channel.model_copy(update={"codec_crf": 23})})

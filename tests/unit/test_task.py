@@ -193,9 +193,37 @@ def test_the_mask_s_regression_teaches_the_scorers():
     painted = game._paint(batch, game._keep_ratio(0))
     terms = game._closed_form_terms(batch.clips, batch, painted.keep)
     assert terms.keys() == {"mask"}
-    r2 = game._closed_form_r2(batch.clips, batch, painted.keep)
-    r2.sum().backward()
+    game._closed_form_r2(batch.clips, batch, painted.keep).sum().backward()
     assert gradients(game.networks.anonymizer) > 0
+
+
+def test_a_change_that_isn_t_there_can_be_learned():
+    """Both halves of the features, how often a place is kept and how often that changes, have a slope whatever the decisions are."""
+    game = tiny_game(train_against_the_mask(), lambda rows: rows)
+    keep = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]], requires_grad=True)
+    (features,) = game._mask_features(keep)
+    assert features.tolist() == [[1.0, 0.5, 0.0, 1.0]]
+    features[0, 2].backward()
+    assert keep.grad[0, :, 0].abs().min() > 0
+
+
+def test_one_slice_never_changes():
+    (features,) = tiny_game(train_against_the_mask(), lambda rows: rows)._mask_features(torch.tensor([[[1.0, 0.0]]]))
+    assert features.tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+def test_a_game_against_the_mask_goes_on_exactly_after_a_restart():
+    game = tiny_game(train_against_the_mask(40.0), lambda rows: rows)
+    for step in range(3):
+        game.anonymizer_loss(one_batch(step))
+    other = tiny_game(game.train, lambda rows: rows)
+    other.closed_form.load(game.closed_form.state())
+    assert torch.equal(other.anonymizer_loss(one_batch(3))[0], game.anonymizer_loss(one_batch(3))[0])
+
+
+def test_a_method_without_a_mask_is_not_attacked_by_it():
+    game = tiny_game(train_against_the_mask(40.0), lambda rows: rows)
+    assert game._closed_form_terms(one_batch().clips, one_batch(), None).keys() == {"closed_form"}
 
 
 def test_micro_batches_play_the_same_game_against_the_mask():
