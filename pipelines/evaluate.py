@@ -47,7 +47,7 @@ def evaluate(method: str, stage: str, params_file: Path, raw: Path | None, recog
         metrics = write_results(found, params, RESULTS / method, raw)
         if recognizers:
             keep_recognizers(found, recognizers)
-        pictures = write_pictures(found, metrics, params, RESULTS / method)
+        pictures = write_pictures(found, metrics, params, model, RESULTS / method)
         run.judgement(metrics, pictures, raw_allowed(params))
     removed = "" if metrics["leak_removed"] is None else f", leak removed {metrics['leak_removed']:.2f}"
     (action,) = metrics["action"].values()

@@ -150,10 +150,12 @@ def show(markdown: bool, into: Path | None, figure: Path | None, no_raw: bool) -
         elif stale:
             click.echo(stale, err=True)
     if figure:
+        from stprivacy.config import load_params
         from stprivacy.evaluation.overview import overview
+        from stprivacy.evaluation.raw_frames import raw_allowed
 
         figure.parent.mkdir(parents=True, exist_ok=True)
-        click.echo(f"{overview(RESULTS, figure, show_raw=not no_raw)}: drawn")
+        click.echo(f"{overview(RESULTS, figure, not no_raw, raw_allowed(load_params(PARAMS)))}: drawn")
 
 
 def _refuse_raw_figure() -> None:

@@ -1,4 +1,7 @@
-"""Randomness that belongs to a sample and a step, not to a process: the same draw on one worker or on eight."""
+"""Randomness that belongs to a sample and a step, not to a process: the same draw on one worker or on eight.
+
+None of it is secret: the keys stand in the code, and torch's CPU generator keeps 32 bits of a seed. What leaves takes `secret_noise.py`.
+"""
 
 import hashlib
 from collections.abc import Sequence

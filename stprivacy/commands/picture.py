@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stprivacy.commands.seed import refused_seed
 from stprivacy.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ def picture() -> None:
     """Draw what is released, for people to look at.
 
     Grids of frames, kept tubelets with their scores, and side-by-side videos. The clips are test clips of params.yaml's data set,
-    released afresh by the trained model (`dvc repro train` makes it) and by the other methods. Raw frames are drawn of VP-Synth only,
-    where nobody is in them, or where tracking.log_raw_clips is true.
+    released afresh by the trained model (`dvc repro train` makes it) and by the other methods. Raw frames, and what filters make of them,
+    are drawn of VP-Synth only, where nobody is in them, or where tracking.log_raw_clips is true.
 
     \b
     stprivacy picture grid docs/grid.png              the same clips under every method and kept share
@@ -38,7 +39,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--model", type=click.Path(path_type=Path), default=MODEL, show_default=True, help="Folder of the trained model."),
         click.option("--no-raw", is_flag=True, help="Leave raw frames out."),
         click.option("--params", "params_file", type=click.Path(path_type=Path), default=PARAMS, show_default=True, help="The experiment."),
-        click.option("--seed", type=int, help="For tests: the same noise again. Who knows the seed can take the noise off."),
+        refused_seed,
     ):
         command = option(command)
     return command
@@ -101,7 +102,6 @@ def video(out: Path, **asked: Any) -> None:
 @_options
 def scores(
     out: Path, kept_share: float | None, num_clips: int, keys: tuple[str, ...], model: Path, no_raw: bool, params_file: Path,
-    seed: int | None,
 ) -> None:  # fmt: skip
     """Draw which tubelets the anonymizer keeps and the scorers' keep probabilities, block by block, into OUT.png.
 
@@ -118,7 +118,8 @@ def scores(
     share = params.evaluate.kept_shares[0] if kept_share is None else kept_share
     anonymizer = gallery.load_learned(params, model)
     shown = gallery.decisions(anonymizer, clips.pixels, share)
-    released = gallery.releasers(params, model, ["stprivacy"], [share])[0].show(clips.pixels, seed=seed)
+    (releaser,), _ = gallery.presentable(params, gallery.releasers(params, model, ["stprivacy"], [share]), clips)
+    released = releaser.show(clips.pixels)
     click.echo(f"{sheets.draw_scores(clips, shown, released, out, anonymizer.tubelet, not no_raw)}: {len(clips.keys)} clips")
 
 
@@ -139,12 +140,12 @@ def _params(no_raw: bool, params_file: Path) -> "Params":
 
 
 def _gathered(
-    num_clips: int, keys: tuple[str, ...], model: Path, no_raw: bool, params_file: Path, seed: int | None,
+    num_clips: int, keys: tuple[str, ...], model: Path, no_raw: bool, params_file: Path,
     methods: tuple[str, ...], kept_shares: tuple[float, ...],
 ) -> "tuple[LabelledClips, list[Release]]":  # fmt: skip
     """Clips, and what each method makes of them."""
     params = _params(no_raw, params_file)
-    from stprivacy.evaluation.gallery import RAW, methods_of, pick_clips, releasers  # torch
+    from stprivacy.evaluation.gallery import RAW, methods_of, pick_clips, presentable, releasers  # torch
 
     bad = next((share for share in kept_shares if not 0 < share <= 1), None)
     if bad is not None:
@@ -152,4 +153,7 @@ def _gathered(
     named = [name for name in methods if name != RAW] or methods_of(params)
     found = releasers(params, model, named if no_raw else [RAW, *named], kept_shares or params.evaluate.kept_shares)
     clips = pick_clips(params, Path("data/shards") / params.dataset.name, keys, num_clips, methods=named)
-    return clips, [one.show(clips.pixels, clips.boxes, seed) for one in found]
+    shown, left_out = presentable(params, found, clips)
+    if left_out:
+        click.echo(f"note: left out, since they can hold raw frames: {', '.join(left_out)}", err=True)
+    return clips, [one.show(clips.pixels, clips.boxes) for one in shown]

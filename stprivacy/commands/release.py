@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stprivacy.action_task import task_of
+from stprivacy.commands.seed import refused_seed
 from stprivacy.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
               "Default: the registry's champion, else its candidate, else models/anonymizer here.")  # fmt: skip
 @click.option("--keep-ratio", type=float, metavar="R", help="Share that a sparsification keeps, in (0, 1]. Default: the model's own.")
 @click.option("--kept-share", type=float, metavar="S", help="The same as the share that is left in the end, r^M.")
-@click.option("--seed", type=int, help="For tests: the same release again. Who knows the seed can take the noise off.")
+@refused_seed
 @click.option("--crf", type=click.IntRange(0, 51), default=23, show_default=True, help="Quality of the video codec; smaller is better.")
 @click.option("--height", type=click.IntRange(min=2, max=4320), help="Enlarge the output to this height, by nearest neighbour.")
 @click.option("--force", is_flag=True, help="Overwrite what OUT holds.")
 def anonymize(
     source: Path, target: Path, named: str | None, keep_ratio: float | None, kept_share: float | None,
-    seed: int | None, crf: int, height: int | None, force: bool,
+    crf: int, height: int | None, force: bool,
 ) -> None:  # fmt: skip
     """Release the video IN, or every video of the folder IN, as OUT.
 
@@ -60,7 +61,7 @@ def anonymize(
     click.echo(f"model: {model.origin}, keep ratio {ratio:.4g} (kept share {share:.2f}), trained on {model.trained_on or '?'}", err=True)
     if named is None and (foreign := foreign_data(model)):
         click.echo(f"warning: {foreign}", err=True)
-    settings = Settings(ratio, seed, crf, height)
+    settings = Settings(ratio, crf, height)
     if source.is_dir():
         _folder(source, target, model, settings, force)
     else:

@@ -1,6 +1,7 @@
 """`stprivacy study`: what do people still see in a release? Imports wait until a command runs."""
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stprivacy.commands.seed import refused_seed
 from stprivacy.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def study() -> None:
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="A method; may be repeated. Default: all that are judged.")
 @click.option("--kept-share", "kept_shares", type=float, multiple=True, metavar="S",
               help="A kept share of learned methods; may be repeated. Default: evaluate.kept_shares.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws the questions. The channel's noise is drawn anew each time.")
+@refused_seed
 @click.option("--title", default="A study of video clips", show_default=True, help="Stands above the page.")
 @click.option("--wording", type=click.Path(path_type=Path), metavar="FILE", help="YAML of attribute: question, in place of ours.")
 @click.option("--model", type=click.Path(path_type=Path), default=MODEL, show_default=True, help="Folder of the trained model.")
@@ -48,7 +50,7 @@ def study() -> None:
 @click.option("--params", "params_file", type=click.Path(path_type=Path), default="params.yaml", show_default=True, help="The experiment.")
 @click.option("--force", is_flag=True, help="Overwrite a study that is there: answers to the old page then fit no key.")
 def make(
-    out: Path, each: int, methods: tuple[str, ...], kept_shares: tuple[float, ...], seed: int, title: str, wording: Path | None,
+    out: Path, each: int, methods: tuple[str, ...], kept_shares: tuple[float, ...], title: str, wording: Path | None,
     model: Path, no_raw: bool, params_file: Path, force: bool,
 ) -> None:  # fmt: skip
     """Write the page OUT.html, which opens anywhere without a network, and beside it OUT.key.json with the right answers.
@@ -75,27 +77,31 @@ def make(
     if not no_raw:
         refuse_raw(params, "ask about released clips alone with --no-raw")
     shares = kept_shares or params.evaluate.kept_shares
-    _make(out, params, model, methods, no_raw, shares, each, seed, title, _own_wording(wording))
+    _make(out, params, model, methods, no_raw, shares, each, title, _own_wording(wording))
 
 
 def _make(
-    out: Path, params: "Params", model: Path, methods: Sequence[str], no_raw: bool, shares: Sequence[float], each: int, seed: int,
+    out: Path, params: "Params", model: Path, methods: Sequence[str], no_raw: bool, shares: Sequence[float], each: int,
     title: str, own: dict[str, str],
 ) -> None:  # fmt: skip
     """Draw the questions, release the clips that they show, write page and key, and say so."""
-    from stprivacy.evaluation.gallery import RAW, methods_of, pick_clips, releasers
+    from stprivacy.evaluation.gallery import RAW, methods_of, pick_clips, presentable, releasers
     from stprivacy.study.page import write_study
     from stprivacy.study.questions import Drawer, are_persons, wording_for
 
     named = [name for name in methods if name != RAW] or methods_of(params)
-    shown = releasers(params, model, named if no_raw else [RAW, *named], shares)
+    found = releasers(params, model, named if no_raw else [RAW, *named], shares)
     shards = Path("data/shards") / params.dataset.name
     clips = pick_clips(params, shards, count=MOST_CLIPS, methods=named)
+    shown, left_out = presentable(params, found, clips)
+    if left_out:
+        click.echo(f"note: left out, since they can hold raw frames: {', '.join(left_out)}", err=True)
     gallery = pick_clips(params, shards, count=MOST_CLIPS, split="train", methods=named) if are_persons(clips) else None
     words = wording_for(params.dataset.kind, clips.attribute_names, own)
-    drawer = Drawer(clips, len(shown), each, seed, words, gallery, raw_gallery=not no_raw)
+    # The right answers are a secret: drawn from the system's entropy, and kept in the key file alone.
+    drawer = Drawer(clips, len(shown), each, secrets.randbits(256), words, gallery, raw_gallery=not no_raw)
     questions = drawer.all()
-    about = {"seed": seed, "releases": [one.title for one in shown]}
+    about = {"releases": [one.title for one in shown]}
     written = write_study(out, title, clips, gallery, shown, questions, about)
     for reason in drawer.left_out:
         click.echo(f"note: not asked: {reason}", err=True)

@@ -3,7 +3,6 @@
 n clips, T frames, S side, L slices, N tubelets a slice (in rows and columns), M sparsification blocks.
 """
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,20 @@ from stprivacy.data.boxes import BoxViews, resolve_boxes
 from stprivacy.data.clips import ClipViews, ShardReader
 from stprivacy.data.codec import through_codec
 from stprivacy.errors import UserError
+from stprivacy.evaluation.raw_frames import raw_allowed
 from stprivacy.evaluation.released import Method, load_method
-from stprivacy.models.anonymizer import Anonymizer
+from stprivacy.models.anonymizer import Anonymizer, Painted, expand_keep
 from stprivacy.models.baselines import BOXED
 from stprivacy.models.channel import to_float, to_uint8, transmit
-from stprivacy.randomness import keyed_normal
+from stprivacy.secret_noise import SecretNoise
 
 RAW = "raw"
 BASELINE_MODELS, CACHE = Path("models/baselines"), Path(".cache/stprivacy/evaluate")
 LEARNED_BASELINES = get_args(BaselineKind)
 BATCH = 32
+NEAR_RAW_DB = 20.0
+"""Peak signal-to-noise ratio, against the raw clip, from which what a network has painted counts as raw frames: right after init, when it
+still repeats its input, it has some 24 dB."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,12 @@ class Release:
     """None for a method that drops nothing."""
     pixels: np.ndarray
     """uint8 (n, T, S, S, 3)."""
+    repainted: bool
+    """Does no clip of these hold raw frames, in full or nearly? Else they are shown only where raw ones may be."""
+
+    @property
+    def title(self) -> str:
+        return title_of(self.method, self.kept_share)
 
     @property
     def note(self) -> str:
@@ -141,24 +150,34 @@ class Releaser:
         return title_of(self.name, self.kept_share)
 
     @torch.inference_mode()
-    def show(self, clips: np.ndarray, boxes: np.ndarray | None = None, seed: int | None = None) -> Release:
+    def show(self, clips: np.ndarray, boxes: np.ndarray | None = None) -> Release:
         """Clips uint8 (n, T, S, S, 3) as they are released, with boxes (n, T, S, S) for a method that hides those.
 
-        `seed`: None draws the noise anew (see `stprivacy.release.clips`). Raises UserError where boxes are needed and not given.
+        Noise is secret and drawn anew each time. Raises UserError where boxes are needed and not given.
         """
         if self.method is None:
-            return Release(self.name, None, clips)
-        key = ("picture", secrets.randbits(63) if seed is None else seed)
+            return Release(self.name, None, clips, repainted=False)
+        stream, repainted = SecretNoise(), self.method.repaints
         channel, share = self.method.channel, 1.0 if self.kept_share is None else self.kept_share
         released = np.empty_like(clips)
         for first in range(0, len(clips), BATCH):
             batch = to_float(torch.from_numpy(clips[first : first + BATCH]))
-            noise = keyed_normal(batch.shape[1:], key, range(first, first + len(batch))) if channel.noise else None
+            noise = stream.normal(batch.shape) if channel.noise else None
             masks = None if boxes is None else torch.from_numpy(boxes[first : first + BATCH])
             painted = self.method.paint(batch, share, masks)
+            repainted = repainted and not near_raw(painted, batch, self.method.tubelet).any()
             shown = to_uint8(transmit(painted, channel, self.method.tubelet, noise)).numpy()
             released[first : first + len(batch)] = shown if channel.codec_crf is None else through_codec(shown, channel.codec_crf)
-        return Release(self.name, self.kept_share, released)
+        return Release(self.name, self.kept_share, released, repainted)
+
+
+def near_raw(painted: Painted, raw: torch.Tensor, tubelet: tuple[int, int, int]) -> torch.Tensor:
+    """Which clips come out of a network much as they went in: bool (B,); `raw` (B, 3, T, H, W) in [0, 1]. Noise isn't counted in."""
+    error = (painted.pixels.float().clamp(0, 1) - raw).square().mean(1, keepdim=True)  # (B, 1, T, H, W)
+    shape = raw.shape[-2], raw.shape[-1]
+    kept = torch.ones_like(error) if painted.keep is None else expand_keep(painted.keep.float(), tubelet, shape)
+    mean = (error * kept).flatten(1).sum(1) / kept.flatten(1).sum(1).clamp_min(1)
+    return -10 * torch.log10(mean) >= NEAR_RAW_DB
 
 
 def releasers(params: Params, model: Path, methods: Sequence[str], kept_shares: Sequence[float]) -> list[Releaser]:
@@ -173,6 +192,23 @@ def releasers(params: Params, model: Path, methods: Sequence[str], kept_shares: 
         shares = kept_shares if method is not None and method.num_sparsifications else (None,)
         found += [Releaser(name, share, method) for share in shares]
     return found
+
+
+def presentable(params: Params, found: Sequence[Releaser], clips: LabelledClips) -> tuple[list[Releaser], list[str]]:
+    """Those whose releases of `clips` may be shown, and the titles of the others: they hold raw frames of people whom nobody has asked.
+
+    Raises UserError when none is left.
+    """
+    if raw_allowed(params):
+        return list(found), []
+    shown = [one for one in found if one.method and one.method.repaints and one.show(clips.pixels, clips.boxes).repainted]
+    left_out = [one.title for one in found if one not in shown]
+    if not shown:
+        raise UserError(
+            f"{', '.join(left_out)}: can hold raw frames, and {params.dataset.name} shows real people; take a trained model, or set "
+            "tracking.log_raw_clips: true in params.yaml where they may be seen"
+        )
+    return shown, left_out
 
 
 def methods_of(params: Params) -> list[str]:

@@ -7,13 +7,15 @@ import numpy as np
 from stprivacy.errors import UserError
 from stprivacy.evaluation.pictures import frame_grid
 from stprivacy.evaluation.provenance import judged
+from stprivacy.evaluation.raw_frames import shown_releases
 
 ROWS_OF_A_PAGE = 16
 
 
-def overview(results: Path, path: Path, show_raw: bool = True) -> Path:
-    """A test clip or two as every judged method releases it, a row each, below the raw one unless that may not be shown
-    (`stprivacy show --figure`). Two while they fit a page.
+def overview(results: Path, path: Path, show_raw: bool = True, raw_allowed: bool = True) -> Path:
+    """A test clip or two as every judged method releases it, a row each, below the raw one if `show_raw` (`stprivacy show --figure`).
+
+    Two while they fit a page. Where raw frames aren't allowed, releases that can hold them are left out.
 
     Raises UserError when nothing of the experiment in place was judged, or nothing that may be shown.
     """
@@ -25,9 +27,9 @@ def overview(results: Path, path: Path, show_raw: bool = True) -> Path:
             continue
         with np.load(file) as examples:
             if method == "raw":
-                raw = examples["raw"] if show_raw else None
+                raw = examples["raw"] if show_raw and raw_allowed else None
             else:
-                strips |= {name: examples[name] for name in examples.files if name != "raw"}
+                strips |= shown_releases(examples, raw_allowed)
     if raw is None and not strips:
         raise UserError(f"{results / 'evaluate'}: no clips there that may be shown; run `dvc repro` first")
     num_clips = 2 if len(strips) < ROWS_OF_A_PAGE // 2 else 1

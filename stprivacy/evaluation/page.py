@@ -23,6 +23,7 @@ from stprivacy.errors import UserError
 from stprivacy.evaluation.floor_titles import FLOOR_TITLES
 from stprivacy.evaluation.front_text import figure, marks_of, measured, metrics_of, not_proved, precisions_of
 from stprivacy.evaluation.pareto import Configuration, Front, summary
+from stprivacy.evaluation.raw_frames import shown_releases
 
 CLIPS_EACH, CLIPS_TOGETHER = 4, 240
 """Clips of a point, and of all points together: beyond that every point shows fewer, at least one."""
@@ -36,7 +37,7 @@ COLUMNS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_act
 
 
 def write_page(front: Front, path: Path, show_raw: bool, rendered: bool) -> Path:
-    """Write the page. `show_raw`: put raw clips into it (DESIGN §7), else released ones alone; `rendered`: nobody real is in them.
+    """Write the page. `show_raw`: put raw clips into it (DESIGN §7), else releases without any; `rendered`: nobody real is in them.
 
     Raises UserError when a point's examples are missing.
     """
@@ -73,7 +74,10 @@ def write_page(front: Front, path: Path, show_raw: bool, rendered: bool) -> Path
     return path
 
 
-NO_RAW = "<p class='quiet'>Raw clips of real people are left out of this page; <code>tracking.log_raw_clips: true</code> puts them in.</p>"
+NO_RAW = (
+    "<p class='quiet'>Raw clips of real people are left out of this page, and with them what filters and barely trained models make of "
+    "them; <code>tracking.log_raw_clips: true</code> puts them in.</p>"
+)
 
 
 # ------------------------------------------------------------------------------------------------ clips
@@ -93,7 +97,7 @@ def _clips(front: Front, show_raw: bool, videos: list[str]) -> list[list[dict[st
 
     shown: list[list[dict[str, int | None]]] = []
     for c in front.configurations:
-        raw, released = _examples(c, each)
+        raw, released = _examples(c, each, show_raw)
         pairs = [{"raw": number(clip) if show_raw else None, "released": None} for clip in raw]
         for pair, clip in zip(pairs, released, strict=False):
             pair["released"] = number(clip)
@@ -101,8 +105,11 @@ def _clips(front: Front, show_raw: bool, videos: list[str]) -> list[list[dict[st
     return shown
 
 
-def _examples(c: Configuration, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Raw and released test clips of a configuration, uint8 (count, T, S, S, 3) each; raw video itself has no released ones."""
+def _examples(c: Configuration, count: int, show_raw: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Raw and released test clips of a configuration, uint8 (count, T, S, S, 3) each.
+
+    Raw video itself has no released ones, and a release that can hold raw frames has none where those may not be shown.
+    """
     path, method, share = c.typical.folder / "examples.npz", c.settings["method"], c.settings["kept_share"]
     if not path.exists():
         raise UserError(f"{path}: no such file; run the stage that made {c.typical.folder} again with `dvc repro -f`")
@@ -113,7 +120,7 @@ def _examples(c: Configuration, count: int) -> tuple[np.ndarray, np.ndarray]:
         name = method if share is None else f"{method}, kept share {share:g}"
         if name not in examples:
             raise UserError(f"{path}: no clips of {name!r}, only of {', '.join(examples.files)}; run its stage again with `dvc repro -f`")
-        return raw, examples[name][:count]
+        return raw, shown_releases(examples, show_raw).get(name, raw[:0])[:count]
 
 
 def _mp4(clip: np.ndarray) -> bytes:

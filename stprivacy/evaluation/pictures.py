@@ -10,43 +10,42 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from stprivacy.config import Params
-from stprivacy.data.clips import ClipViews, ShardReader
+from stprivacy.data.clips import ShardReader
+from stprivacy.evaluation.gallery import LabelledClips, pick_clips, releasers
 from stprivacy.evaluation.judge import Judgement
+from stprivacy.evaluation.raw_frames import REPAINTED
 
 NUM_EXAMPLES = 4
 FRAMES_SHOWN = 8
 
 
-def write_pictures(judgement: Judgement, metrics: dict[str, Any], params: Params, folder: Path) -> dict[str, Path]:
+def write_pictures(judgement: Judgement, metrics: dict[str, Any], params: Params, model: Path, folder: Path) -> dict[str, Path]:
     """Write `clips.png` (raw above released, test clips), `attributes.png` and the examples behind them; gives the pictures by name.
 
-    `released.png` holds the released frames alone, for a tracking server that must not see raw ones.
+    `released.png` holds released frames alone, and no release that can hold raw ones: it is for a tracking server that must not see
+    those. All clips are released anew, by the anonymizer in the folder `model`: the releases that attackers read have noise that
+    repeats, which anybody could take off.
     """
-    attack = params.evaluate.attack
-    reader = ShardReader(judgement.shards, "test")
-    rows = _example_rows(reader.foremost)
-    views = ClipViews(reader, params.clip, attack.num_clips, attack.num_crops)
-    middle = attack.num_clips * attack.num_crops // 2
-    raw = np.stack([views[index][middle] for index in rows])
-    strips = {
-        judgement.method if share is None else f"{judgement.method}, kept share {share:g}": np.stack(
-            [released.views("test")[index][middle] for index in rows]
-        )
-        for share, released in judgement.released.items()
-    }
-    np.savez_compressed(folder / "examples.npz", **strips | {"raw": raw})  # type: ignore[arg-type]  # names are no keyword of numpy's
-    frames = frame_grid(raw, {}, folder / "raw.png") if judgement.method == "raw" else frame_grid(raw, strips, folder / "clips.png")
-    pictures = {"clips": frames}
-    if judgement.method != "raw":
-        pictures["released"] = frame_grid(None, strips, folder / "released.png")
-    pictures["attributes"] = _attribute_bars(metrics, folder / "attributes.png")
-    return pictures
+    folder.joinpath("released.png").unlink(missing_ok=True)
+    clips = _example_clips(judgement, params)
+    shares = [share for share in judgement.released if share is not None]
+    shown = [] if judgement.method == "raw" else releasers(params, model, [judgement.method], shares)
+    releases = [one.show(clips.pixels, clips.boxes) for one in shown]
+    strips = {release.title: release.pixels for release in releases}
+    repainted = [release.title for release in releases if release.repainted]
+    np.savez_compressed(folder / "examples.npz", **strips | {"raw": clips.pixels, REPAINTED: np.array(repainted, str)})  # type: ignore[arg-type]  # names are no keyword of numpy's
+    pictures = {"clips": frame_grid(clips.pixels, strips, folder / ("clips.png" if strips else "raw.png"))}
+    if repainted:
+        pictures["released"] = frame_grid(None, {title: strips[title] for title in repainted}, folder / "released.png")
+    return pictures | {"attributes": _attribute_bars(metrics, folder / "attributes.png")}
 
 
-def _example_rows(actions: np.ndarray) -> list[int]:
+def _example_clips(judgement: Judgement, params: Params) -> LabelledClips:
     """The first test clip of each of a few actions."""
-    firsts = [int(np.flatnonzero(actions == action)[0]) for action in np.unique(actions)]
-    return firsts[:: max(1, len(firsts) // NUM_EXAMPLES)][:NUM_EXAMPLES]
+    reader = ShardReader(judgement.shards, "test")
+    firsts = [int(np.flatnonzero(reader.foremost == action)[0]) for action in np.unique(reader.foremost)]
+    rows = firsts[:: max(1, len(firsts) // NUM_EXAMPLES)][:NUM_EXAMPLES]
+    return pick_clips(params, judgement.shards, [reader.keys[row] for row in rows], methods=[judgement.method])
 
 
 def frame_grid(raw: np.ndarray | None, strips: dict[str, np.ndarray], path: Path) -> Path:

@@ -29,7 +29,7 @@ from stprivacy.data.frame_labels import prevailing
 from stprivacy.errors import UserError
 from stprivacy.evaluation.metrics import Labels
 from stprivacy.fingerprint import fingerprint
-from stprivacy.models.anonymizer import Painted
+from stprivacy.models.anonymizer import Anonymizer, Painted
 from stprivacy.models.anonymizers import LEARNED
 from stprivacy.models.baselines import BASELINES, BOXED, build_baseline
 from stprivacy.models.channel import to_float, to_uint8, transmit
@@ -58,6 +58,11 @@ class Method:
     tubelet: tuple[int, int, int]
     num_sparsifications: int
     """0 for a method that drops nothing."""
+
+    @property
+    def repaints(self) -> bool:
+        """Does every pixel that is shown come from a network? A filter passes raw ones on, and so does sparsification by itself."""
+        return self.name in LEARNED and not (isinstance(self.anonymizer, Anonymizer) and not self.anonymizer.config.repaint)
 
     def keep_ratio(self, kept_share: float) -> float | None:
         """r = kept share^(1/M); None where nothing is ever dropped. Raises UserError for a share that cannot be had."""
@@ -216,7 +221,10 @@ def _write_painted(folder: Path, split: str, method: Method, kept_share: float, 
 
 @torch.no_grad()
 def _write_released(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews, boxes: BoxViews | None) -> None:
-    """`<split>-released.npy` uint8 (n, V, T, S, S, 3): what leaves the channel, its noise drawn once from a fixed key."""
+    """`<split>-released.npy` uint8 (n, V, T, S, S, 3): what leaves the channel, its noise drawn once from a fixed key.
+
+    So figures repeat, and so anybody can take the noise off: these files are for attackers, and never shown or handed out.
+    """
     num_views = views.num_clips * views.num_crops
     released = None
     for first, clips, masks in _batches(views, boxes):

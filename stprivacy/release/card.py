@@ -128,7 +128,7 @@ def _limits(entry: Entry, evidence: Evidence, params: Params) -> str:
     limits = [
         "The figures hold for these attackers on this data. They prove nothing about stronger attackers or other footage.",
         f"They are of clips {pixels}; of other keep ratios they say nothing.",
-        "A release made with a `seed` has noise that whoever knows the seed can take off again: leave it out in use.",
+        "Each release draws its noise anew, and several releases of one clip can be averaged: release a clip once.",
     ]
     if params.dataset.kind == "vp-synth":
         limits.insert(0, "Nobody is in this data: rendered people say little about real ones. Train on real, labelled footage before use.")

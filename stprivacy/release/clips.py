@@ -3,7 +3,6 @@
 B clips, T frames, S side, M sparsification blocks.
 """
 
-import secrets
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,10 +12,10 @@ from stprivacy.config import Channel, Clip
 from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import Painted
 from stprivacy.models.channel import to_float, to_uint8, transmit
-from stprivacy.randomness import keyed_normal
+from stprivacy.secret_noise import SecretNoise
 
 CLIPS_AT_ONCE = 16
-"""Larger batches are cut, always at the same places: the same clips and seed give the same bytes, and memory has a bound."""
+"""Larger batches are cut, so that memory has a bound."""
 
 
 class Releasing(Protocol):
@@ -34,25 +33,27 @@ class Releasing(Protocol):
 
 @torch.inference_mode()
 def release(
-    anonymizer: Releasing, channel: Channel, clips: np.ndarray, keep_ratio: float | None = None, seed: int | None = None
+    anonymizer: Releasing, channel: Channel, clips: np.ndarray, keep_ratio: float | None = None, noise: SecretNoise | None = None
 ) -> np.ndarray:
     """Clips as they may be shown: uint8 (B, T, S, S, 3) → uint8 (B, T, S, S, 3), dropped tubelets constant, kept ones with noise.
 
-    `keep_ratio` r in (0, 1], None for the model's own. `seed`: None draws the noise anew each time, from the system's entropy. A
-    seed makes a release repeatable, and lets everybody who knows it take the noise off again: it is for tests. The noise is
-    drawn on the CPU, so that a seed means the same on every machine. Raises UserError for other shapes and ratios.
+    `keep_ratio` r in (0, 1], None for the model's own. `noise`: None draws it under a fresh secret key; a stream of your own makes a
+    release repeatable for whoever has its key, and lets them take the noise off. Raises UserError for other shapes and ratios, and for
+    a number in the noise's place: earlier versions took a seed there.
     """
     shape = (anonymizer.clip.num_frames, anonymizer.clip.size, anonymizer.clip.size, 3)
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != shape:
         raise UserError(f"clips are {clips.dtype} {clips.shape}; this anonymizer takes uint8 (B, {', '.join(map(str, shape))})")
     ratio = checked_keep_ratio(anonymizer.keep_ratio if keep_ratio is None else keep_ratio)
-    key = ("deployment", secrets.randbits(63) if seed is None else seed)
+    if not isinstance(noise, SecretNoise | None):
+        raise UserError("seed: releases take no seed any more, since its noise could be taken off; leave it out")
+    stream = SecretNoise() if noise is None else noise
     device = next((parameter.device for parameter in anonymizer.parameters()), torch.device("cpu"))
     released = np.empty_like(clips)
     for first in range(0, len(clips), CLIPS_AT_ONCE):
         batch = to_float(torch.from_numpy(clips[first : first + CLIPS_AT_ONCE]).to(device))
-        noise = keyed_normal(batch.shape[1:], key, range(first, first + len(batch))).to(device) if channel.noise else None
-        shown = to_uint8(transmit(anonymizer(batch, ratio), channel, anonymizer.tubelet, noise))
+        draws = stream.normal(batch.shape).to(device) if channel.noise else None
+        shown = to_uint8(transmit(anonymizer(batch, ratio), channel, anonymizer.tubelet, draws))
         released[first : first + len(batch)] = shown.cpu().numpy()
     return released
 

@@ -93,7 +93,7 @@ def _plan(source: Path, target: Path) -> dict[Path, Path]:
 def _claim(target: Path, model: ReleaseModel, settings: Settings, force: bool) -> None:
     """Note in the output folder what its videos are made with. Raises UserError when something else is there already."""
     note = target / SETTINGS_FILE
-    about = asdict(settings) | {"model": model.content, "seed": settings.seed is not None}  # a seed told would undo the noise
+    about = asdict(settings) | {"model": model.content}
     if not force and note.exists() and json.loads(note.read_text()) != about:
         raise UserError(f"{target}: holds releases of another model or other settings; take another folder, or --force makes all anew")
     if not force and not note.exists() and target.is_dir() and any(target.iterdir()):

@@ -61,12 +61,12 @@ def _no_bytecode() -> Iterator[None]:
 
 
 def signature(clip: Clip, keep_ratio: float) -> Any:
-    """uint8 (B, T, S, S, 3) in and out; inference params `keep_ratio` and `seed` (none: noise drawn anew)."""
+    """uint8 (B, T, S, S, 3) in and out; inference param `keep_ratio`. The noise is secret and drawn anew each time."""
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     clips = Schema([TensorSpec(np.dtype("uint8"), (-1, clip.num_frames, clip.size, clip.size, 3))])
-    params = ParamSchema([ParamSpec("keep_ratio", DataType.double, keep_ratio), ParamSpec("seed", DataType.long, None)])
+    params = ParamSchema([ParamSpec("keep_ratio", DataType.double, keep_ratio)])
     return ModelSignature(clips, clips, params)
 
 

@@ -21,9 +21,8 @@ class ReleasingModel(PythonModel):
         self.anonymizer, self.channel = load_anonymizer(Path(context.artifacts["config"]).parent)
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """`model_input` uint8 (B, T, S, S, 3) → likewise. `params`: keep_ratio and seed, each None for its default."""
-        asked = params or {}
-        return release(self.anonymizer, self.channel, model_input, asked.get("keep_ratio"), asked.get("seed"))
+        """`model_input` uint8 (B, T, S, S, 3) → likewise. `params`: keep_ratio, None for the model's own."""
+        return release(self.anonymizer, self.channel, model_input, (params or {}).get("keep_ratio"))
 
 
 set_model(ReleasingModel())

@@ -18,12 +18,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from stprivacy.data.video import REPRODUCIBLE
 from stprivacy.errors import RunError, UserError
-from stprivacy.randomness import keyed_seed
 from stprivacy.release.clips import release
 from stprivacy.release.model import ReleaseModel
 from stprivacy.release.tiles import Tiling, fitted_size, windows
+from stprivacy.secret_noise import SecretNoise
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -47,8 +46,6 @@ class Settings:
     """How a video is released."""
 
     keep_ratio: float
-    seed: int | None = None
-    """For tests: with it, the same file comes out again, and who knows it can take the noise off."""
     crf: int = 23
     """Quality of H.264 and VP9; smaller is better and larger."""
     height: int | None = None
@@ -179,14 +176,13 @@ def _stream(video: Video, part: Path, kind: tuple[str, str], model: ReleaseModel
     clip = model.anonymizer.clip
     rate = video.rate / clip.frame_step
     expected = -(-video.num_frames // clip.frame_step) if video.num_frames else None
-    num_written, shown, num_tiles = 0, (0, 0), 0
+    num_written, shown, num_tiles, noise = 0, (0, 0), 0, SecretNoise()
     frames = video.frames(clip.frame_step, clip.size)
     with _Writer(part, kind, rate, settings) as writer, tqdm(desc=video.path.name, total=expected, unit=" frames", disable=None) as bar:
-        for number, (window, count) in enumerate(windows(frames, clip.num_frames)):
+        for window, count in windows(frames, clip.num_frames):
             tiling = Tiling(window.shape[1], window.shape[2], clip.size)
             num_tiles = len(tiling.starts)
-            seed = None if settings.seed is None else keyed_seed("window", settings.seed, number)
-            released = release(model.anonymizer, model.channel, tiling.cut(window), settings.keep_ratio, seed)
+            released = release(model.anonymizer, model.channel, tiling.cut(window), settings.keep_ratio, noise)
             shown = writer.write(tiling.join(released)[:count], settings.height)
             num_written += count
             bar.update(count)
@@ -201,7 +197,7 @@ class _Writer:
         self.container = av.open(str(path), "w", format=container, options={"fflags": "+bitexact"})  # no random ids, no muxer's name
         options = {"crf": str(settings.crf)} if codec != "gif" else {}
         if codec == "libx264":
-            options |= {"preset": "veryfast"} if settings.seed is None else REPRODUCIBLE
+            options["preset"] = "veryfast"
         self.stream = cast("VideoStream", self.container.add_stream(codec, rate=rate.limit_denominator(60000), options=options))
         self.stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
         if codec == "libvpx-vp9":

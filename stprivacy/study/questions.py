@@ -15,7 +15,6 @@ import numpy as np
 
 from stprivacy.errors import UserError
 from stprivacy.evaluation.gallery import LabelledClips
-from stprivacy.randomness import keyed_seed
 from stprivacy.study import ACTION, PERSON
 
 Layout = Literal["name", "pick", "match"]
@@ -79,7 +78,10 @@ def are_persons(clips: LabelledClips) -> bool:
 
 
 class Drawer:
-    """Draws questions on test clips; `gallery`: other clips of the same people, shown raw where `raw_gallery`."""
+    """Draws questions on test clips; `gallery`: other clips of the same people, shown raw where `raw_gallery`.
+
+    Who knows `seed` knows the right answers: a small one is for tests.
+    """
 
     def __init__(
         self, clips: LabelledClips, num_releases: int, each: int, seed: int, wording: dict[str, str], gallery: LabelledClips | None,
@@ -88,7 +90,7 @@ class Drawer:
         self.clips, self.num_releases, self.each, self.wording = clips, num_releases, each, wording
         self.gallery, self.raw_gallery = gallery, raw_gallery
         self.actions = np.array(clips.actions)
-        self.random = np.random.default_rng(keyed_seed("study", seed))
+        self.random = np.random.default_rng(seed)
         self.used: Counter[int] = Counter()
         self.left_out: list[str] = []
         """Kinds that cannot be asked, with the reason."""

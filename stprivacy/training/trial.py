@@ -34,14 +34,14 @@ from stprivacy.training.space import Configuration
 from stprivacy.training.worker import TrainingJob
 
 JUDGED_BY = (
-    "attack_networks", "attackers", "beyond_action", "fitting", "floors", "frame_figures", "frame_level", "inversion", "jobs", "judge",
-    "linear", "mask", "metrics", "pictures", "predictions", "readings", "reidentification", "released", "results", "statistics",
-    "uncertainty",
+    "attack_networks", "attackers", "beyond_action", "fitting", "floors", "frame_figures", "frame_level", "gallery", "inversion", "jobs",
+    "judge", "linear", "mask", "metrics", "pictures", "predictions", "raw_frames", "readings", "reidentification", "released", "results",
+    "statistics", "uncertainty",
 )  # fmt: skip
 """Modules of stprivacy.evaluation that a trial's figures, and the pictures beside them, come from."""
 MADE_BY = (
     "training", "models", "data/clips.py", "data/codec.py", "data/frame_labels.py", "data/video.py", "randomness.py",
-    "action_task.py", *(f"evaluation/{name}.py" for name in JUDGED_BY),
+    "secret_noise.py", "action_task.py", *(f"evaluation/{name}.py" for name in JUDGED_BY),
 )  # fmt: skip
 """All code that a trial's result comes from. Without boxes: those are for methods that hide them, which no trial is."""
 
@@ -208,19 +208,19 @@ def _play(trial: Trial, run_id: str, fit: Fit, side_by_side: SideBySide, report:
         shutil.copytree(part / "model", model, dirs_exist_ok=True)
         keep(model)
         found = judge("stprivacy", params, sources.shards, model, trial.work, side_by_side, sources.recognizers)
-        outcome = Outcome("finished", epochs=progress.epochs, figures=_write_judgement(found, trial, part / "results"))
+        outcome = Outcome("finished", epochs=progress.epochs, figures=_write_judgement(found, trial, model, part / "results"))
     (part / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     part.rename(trial.folder)
     keep(trial.folder)
     return outcome
 
 
-def _write_judgement(found: Judgement, trial: Trial, folder: Path) -> dict[str, float]:
+def _write_judgement(found: Judgement, trial: Trial, model: Path, folder: Path) -> dict[str, float]:
     """Results and pictures of a trial; gives the figures at its own kept share, means over the attackers' seeds."""
     from stprivacy.evaluation.pictures import write_pictures  # matplotlib
 
     metrics = write_results(found, trial.params, folder, trial.sources.raw_metrics)
-    write_pictures(found, metrics, trial.params, folder)
+    write_pictures(found, metrics, trial.params, model, folder)
     share = trial.configuration.kept_share if trial.params.model.num_sparsifications else None
     own = [point for point in found.points if point.kept_share == share]
     released = found.released[share]

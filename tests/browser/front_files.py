@@ -102,11 +102,13 @@ def _write_judgement(folder: Path, points: list[Made], raw_cmap: float) -> None:
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
     clips = made_clips()
-    examples = {"raw": clips}
+    examples = {"raw": clips, "repainted": np.array([], str)}
     for made in points:
         if made.method != "raw":
             name = made.method if made.kept_share is None else f"{made.method}, kept share {made.kept_share:g}"
             examples[name] = released(clips, made.kept_share)
+            if made.method == "stprivacy":
+                examples["repainted"] = np.append(examples["repainted"], name)
     np.savez(folder / "examples.npz", **examples)
 
 

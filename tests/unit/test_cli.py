@@ -17,7 +17,7 @@ from stprivacy.config import load_params
 from stprivacy.data.annotations_vp import read_digits
 from stprivacy.evaluation.pictures import write_pictures
 from stprivacy.evaluation.results import write_results
-from tests.unit.evaluation_files import SHARE, made_judgement, tiny_params
+from tests.unit.evaluation_files import SHARE, made_judgement, tiny_model, tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,12 +43,12 @@ def command(monkeypatch, capsys, tmp_path):
 def judged(tmp_path_factory):
     """A folder `results` in which raw video, blur and a learned method at two kept shares were judged."""
     folder, params = tmp_path_factory.mktemp("judged"), tiny_params()
-    raw = None
+    raw, model = None, tiny_model(folder / "model")
     for method, shares, skill in (("raw", (None,), 0.95), ("blur", (None,), 0.7), ("stprivacy", (SHARE, 0.25), 0.1)):
         judgement = made_judgement(folder / method, method, shares, skill=skill)
         target = folder / "results" / "evaluate" / method
         metrics = write_results(judgement, params, target, raw)
-        write_pictures(judgement, metrics, params, target)
+        write_pictures(judgement, metrics, params, model, target)
         raw = raw or target / "metrics.json"
     return folder / "results"
 

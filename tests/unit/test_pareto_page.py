@@ -56,6 +56,8 @@ def test_no_raw_clip_is_in_the_page_when_they_must_not_be_shown(results, tmp_pat
     raw = {with_raw["videos"][pair["raw"]] for point in with_raw["points"] for pair in point["clips"]}
     assert not raw & set(without["videos"])
     assert all(pair["raw"] is None for point in without["points"] for pair in point["clips"])
+    assert {bool(point["clips"]) for point in without["points"] if point["method"] == "stprivacy"} == {True}
+    assert {bool(point["clips"]) for point in without["points"] if point["method"] != "stprivacy"} == {False}
 
 
 def test_the_same_results_give_the_same_bytes(results, tmp_path):

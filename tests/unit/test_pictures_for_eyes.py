@@ -180,6 +180,16 @@ def test_without_raw_no_raw_pixel_is_drawn(people, command, words):
     assert not shows(people / "a.png", MAGENTA)
 
 
+def test_without_raw_no_filter_of_real_people_is_drawn(people, command):
+    code, out, err = command(people, "grid", "b.png", "--no-raw")
+    assert (code, out) == (0, "b.png: 3 clips, 2 rows each\n")
+    assert err == "note: left out, since they can hold raw frames: blur\n"
+    code, _, err = command(people, "grid", "c.png", "--no-raw", "--method", "blur")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "blur: can hold raw frames, and tiny shows real people; take a trained model" in err
+    assert not (people / "c.png").exists()
+
+
 def test_people_who_were_asked_are_drawn(tmp_path, command):
     folder = make_project(tmp_path / "asked", kind="weizmann", log_raw_clips=True)
     assert command(folder, "grid", "grid.png")[0] == 0

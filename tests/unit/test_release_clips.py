@@ -1,4 +1,4 @@
-"""The deployment path: what leaves is what the channel says, for every batch, keep ratio and seed."""
+"""The deployment path: what leaves is what the channel says, for every batch, keep ratio and key."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,14 @@ from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import expand_keep
 from stprivacy.models.channel import to_float, to_uint8, transmit
 from stprivacy.models.checkpoints import load_anonymizer
-from stprivacy.randomness import keyed_normal
 from stprivacy.release.clips import CLIPS_AT_ONCE, keep_ratio_of, release
+from stprivacy.secret_noise import SecretNoise
 from tests.unit.release_files import CLIP, MODEL, small_model
+
+
+def known(number: int = 0) -> SecretNoise:
+    """A stream from its beginning, of a key that is no secret."""
+    return SecretNoise(bytes([number]) * 32)
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +31,10 @@ def clips():
 def test_a_release_is_the_channel_of_training_and_evaluation(model, clips):
     anonymizer, channel = model
     batch = to_float(torch.from_numpy(clips))
-    noise = keyed_normal(batch.shape[1:], ("deployment", 5), range(len(clips)))
+    noise = known().normal(batch.shape)
     with torch.no_grad():
         expected = to_uint8(transmit(anonymizer(batch, 0.6), channel, anonymizer.tubelet, noise)).numpy()
-    assert np.array_equal(release(anonymizer, channel, clips, 0.6, seed=5), expected)
+    assert np.array_equal(release(anonymizer, channel, clips, 0.6, known()), expected)
 
 
 @pytest.mark.parametrize("keep_ratio", [0.1, 0.5, 0.75, 1.0])
@@ -45,31 +50,37 @@ def test_dropped_tubelets_hold_the_constant_and_nothing_else(model, clips, keep_
     assert dropped.any() == (keep_ratio < 1)
 
 
-def test_noise_is_drawn_anew_unless_a_seed_is_given(model, clips):
+def test_noise_is_drawn_anew_unless_a_stream_is_given(model, clips):
     torch.manual_seed(0)
     first = release(*model, clips)
     torch.manual_seed(0)  # a program that fixes torch's own seed must not fix the noise
     assert not np.array_equal(release(*model, clips), first)
-    assert np.array_equal(release(*model, clips, seed=3), release(*model, clips, seed=3))
-    assert not np.array_equal(release(*model, clips, seed=3), release(*model, clips, seed=4))
+    assert np.array_equal(release(*model, clips, None, known(3)), release(*model, clips, None, known(3)))
+    assert not np.array_equal(release(*model, clips, None, known(3)), release(*model, clips, None, known(4)))
+
+
+def test_the_seed_of_earlier_versions_is_refused(model, clips):
+    """As a version that they registered hands it over."""
+    with pytest.raises(UserError, match="releases take no seed any more"):
+        release(*model, clips, None, 11)
 
 
 def test_two_equal_clips_of_a_batch_get_different_noise(model, clips):
-    twice = release(*model, np.stack([clips[0], clips[0]]), 1.0, seed=0)
+    twice = release(*model, np.stack([clips[0], clips[0]]), 1.0, known())
     assert not np.array_equal(twice[0], twice[1])
 
 
-def test_a_large_batch_is_released_in_parts_of_fixed_size(model, clips):
-    many = np.resize(clips, (CLIPS_AT_ONCE + 3, *clips.shape[1:]))
-    whole = release(*model, many, 0.5, seed=1)
+def test_a_large_batch_is_released_in_parts_with_noise_of_their_own(model, clips):
+    many = np.resize(clips[:1], (CLIPS_AT_ONCE + 3, *clips.shape[1:]))
+    whole = release(*model, many, 0.5, known(1))
     assert whole.shape == many.shape
-    assert np.array_equal(whole, release(*model, many, 0.5, seed=1))
-    assert np.array_equal(whole[:CLIPS_AT_ONCE], release(*model, many[:CLIPS_AT_ONCE], 0.5, seed=1))
+    assert np.array_equal(whole, release(*model, many, 0.5, known(1)))
+    assert len({clip.tobytes() for clip in whole}) == len(many)
 
 
 def test_the_models_own_keep_ratio_is_the_default(model, clips):
-    assert np.array_equal(release(*model, clips, seed=1), release(*model, clips, MODEL.keep_ratio, seed=1))
-    assert not np.array_equal(release(*model, clips, seed=1), release(*model, clips, 0.3, seed=1))
+    assert np.array_equal(release(*model, clips, None, known()), release(*model, clips, MODEL.keep_ratio, known()))
+    assert not np.array_equal(release(*model, clips, None, known()), release(*model, clips, 0.3, known()))
 
 
 def test_no_clips_are_no_release(model, clips):

@@ -94,21 +94,19 @@ def test_a_video_that_a_telephone_turned_comes_out_upright(tmp_path, rotation):
     assert np.abs(shown.astype(int) - cv2.resize(expected, shown.shape[1::-1], interpolation=cv2.INTER_AREA)).mean() < 15
 
 
-def test_a_seed_gives_the_same_file_again_and_none_does_not(tmp_path):
+def test_two_releases_of_a_video_have_other_noise(tmp_path):
     model = load_folder(small_model(tmp_path / "model"), "small")
     video = make_video(tmp_path / "in.mp4", noisy_frames(20, 32, 80))
-    files = {}
-    for name, seed in {"a": 7, "b": 7, "c": 8, "d": None, "e": None}.items():
-        anonymize_video(video, tmp_path / f"{name}.mp4", model, Settings(0.75, seed))
-        files[name] = (tmp_path / f"{name}.mp4").read_bytes()
-    assert files["a"] == files["b"]
-    assert len(set(files.values())) == 4
+    for name in ("a", "b"):
+        anonymize_video(video, tmp_path / f"{name}.mp4", model, Settings(1.0, crf=1))
+    one, other = (read_video(tmp_path / f"{name}.mp4").astype(int) for name in ("a", "b"))
+    assert np.abs(one - other).mean() > 5
 
 
 def test_windows_and_tiles_of_a_still_video_get_noise_of_their_own(tmp_path):
     model = load_folder(small_model(tmp_path / "model"), "small")
     video = make_video(tmp_path / "in.mp4", np.full((32, 32, 64, 3), 128, np.uint8))
-    anonymize_video(video, tmp_path / "out.mp4", model, Settings(1.0, seed=0, crf=1))
+    anonymize_video(video, tmp_path / "out.mp4", model, Settings(1.0, crf=1))
     shown = read_video(tmp_path / "out.mp4").astype(int)
     first, second = shown[: CLIP.num_frames], shown[CLIP.num_frames : 2 * CLIP.num_frames]
     assert np.abs(first - second).mean() > 5
