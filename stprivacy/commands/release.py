@@ -8,6 +8,7 @@ import click
 from stprivacy.action_task import task_of
 from stprivacy.commands.seed import refused_seed
 from stprivacy.errors import RunError, UserError
+from stprivacy.files import same_file
 
 if TYPE_CHECKING:
     from stprivacy.release.model import ReleaseModel
@@ -72,7 +73,7 @@ def _check_files(source: Path, target: Path, force: bool) -> None:
     """Raises UserError where OUT cannot be written without harm."""
     if target.is_dir():
         raise UserError(f"{target}: is a folder; name a file in it, such as {target / (source.stem + '.mp4')}")
-    if target.exists() and source.exists() and target.samefile(source):
+    if same_file(source, target):
         raise UserError(f"{target}: is the original itself; take another name")
     if target.exists() and not force:
         raise UserError(f"{target}: exists already; take another name, or --force overwrites it")

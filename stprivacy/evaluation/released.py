@@ -9,6 +9,7 @@ n clips, V views, B batch, T frames, S side, L slices, N tubelets a slice, A att
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -156,9 +157,8 @@ def release(job: ReleaseJob) -> Path:
         return folder
     method = load_method(job.method, job.model, job.clip, job.channel)
     method.anonymizer.to(device_here())
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))  # two processes may make the same release
     started, count = time.monotonic(), 0
     for split in ("train", "val", "test"):
         reader = ShardReader(job.shards, split)
@@ -171,7 +171,12 @@ def release(job: ReleaseJob) -> Path:
         np.savez(part / f"{split}-labels.npz", **labels)
         count += len(reader)
     seal(part, job.shards, method)
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except OSError:  # the other process was faster
+        if not (folder / "release.json").exists():
+            raise
+        shutil.rmtree(part)
     print(f"{job.method}: {count} clips released in {time.monotonic() - started:.0f} s (kept share {job.kept_share:g})", flush=True)
     return folder
 

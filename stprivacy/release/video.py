@@ -4,14 +4,13 @@ Frames are taken at the model's frame step and stream through in windows, so tha
 has the size of the joined tiles (`tiles.py`), and frame_step times fewer frames a second.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
 import cv2
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stprivacy.errors import RunError, UserError
+from stprivacy.files import atomic_write, same_file
 from stprivacy.release.clips import release
 from stprivacy.release.model import ReleaseModel
 from stprivacy.release.tiles import Tiling, fitted_size, windows
@@ -67,23 +67,22 @@ class Report:
     """Kinds of streams that were not taken over, such as audio."""
 
 
-def anonymize_video(source: Path, target: Path, model: ReleaseModel, settings: Settings) -> Report:
-    """Write the release of `source` to `target`, which appears when all of it is written.
+def anonymize_video(
+    source: Path, target: Path, model: ReleaseModel, settings: Settings, before: Callable[[Path], None] = lambda part: None
+) -> Report:
+    """Write the release of `source` to `target`, which appears when all of it is written; nothing else is written to.
 
-    Raises UserError for a file that cannot be read, or a suffix that cannot be written; RunError when writing fails.
+    `before`: called with the finished file before it takes its name. Raises UserError for a file that cannot be read, a suffix that
+    cannot be written, and a target that is the source; RunError when writing fails.
     """
     kind = format_of(target)
-    part = target.with_name(target.name + ".part")
+    if same_file(source, target):
+        raise UserError(f"{target}: is the original itself; take another name")
     try:
-        with opened(source) as video:
-            report = _stream(video, part, kind, model, settings)
-        os.replace(part, target)
+        with opened(source) as video, atomic_write(target, before) as file:
+            return _stream(video, file, kind, model, settings)
     except (OSError, av.FFmpegError) as error:
         raise RunError(f"{target}: cannot be written ({_one_line(error)})") from error
-    finally:
-        with suppress(OSError):  # not there, or never could be
-            part.unlink()
-    return report
 
 
 def format_of(target: Path) -> tuple[str, str]:
@@ -172,13 +171,13 @@ def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- releasing, writing
 
 
-def _stream(video: Video, part: Path, kind: tuple[str, str], model: ReleaseModel, settings: Settings) -> Report:
+def _stream(video: Video, file: BinaryIO, kind: tuple[str, str], model: ReleaseModel, settings: Settings) -> Report:
     clip = model.anonymizer.clip
     rate = video.rate / clip.frame_step
     expected = -(-video.num_frames // clip.frame_step) if video.num_frames else None
     num_written, shown, num_tiles, noise = 0, (0, 0), 0, SecretNoise()
     frames = video.frames(clip.frame_step, clip.size)
-    with _Writer(part, kind, rate, settings) as writer, tqdm(desc=video.path.name, total=expected, unit=" frames", disable=None) as bar:
+    with _Writer(file, kind, rate, settings) as writer, tqdm(desc=video.path.name, total=expected, unit=" frames", disable=None) as bar:
         for window, count in windows(frames, clip.num_frames):
             tiling = Tiling(window.shape[1], window.shape[2], clip.size)
             num_tiles = len(tiling.starts)
@@ -192,9 +191,9 @@ def _stream(video: Video, part: Path, kind: tuple[str, str], model: ReleaseModel
 class _Writer:
     """A video file under construction; its size is that of the first frames."""
 
-    def __init__(self, path: Path, kind: tuple[str, str], rate: Fraction, settings: Settings):
+    def __init__(self, file: BinaryIO, kind: tuple[str, str], rate: Fraction, settings: Settings):
         container, codec = kind
-        self.container = av.open(str(path), "w", format=container, options={"fflags": "+bitexact"})  # no random ids, no muxer's name
+        self.container = av.open(file, "w", format=container, options={"fflags": "+bitexact"})  # no random ids, no muxer's name
         options = {"crf": str(settings.crf)} if codec != "gif" else {}
         if codec == "libx264":
             options["preset"] = "veryfast"

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from pathlib import Path
 from stprivacy.errors import UserError
 from stprivacy.services import postgres
 from stprivacy.services.folder import Folder, write_private
+from stprivacy.training.ray_folder import is_private, make_ray_folder
 
 BUCKET, REGION, ADMIN = "stprivacy", "us-east-1", "admin"
 OURS = ("AWS_", "MLFLOW_", "PG", "RAY_", "RCLONE_", "STPRIVACY_")
@@ -147,8 +147,8 @@ def ray_folder(folder: Folder, name: str) -> str:
 
     One for each node, as on two machines: in a common one, the second node to unpack a job's folder removes it below the first one's.
     """
-    if not Path(folder.state.elsewhere.get(name, "/nowhere/at/all")).exists():
-        folder.state.elsewhere[name] = tempfile.mkdtemp(prefix="stprivacy-ray-")
+    if not is_private(Path(folder.state.elsewhere.get(name, "/nowhere/at/all"))):  # an earlier version's was open to everybody
+        folder.state.elsewhere[name] = str(make_ray_folder())
         folder.save()
     return folder.state.elsewhere[name]
 

@@ -13,6 +13,7 @@ from stprivacy.errors import UserError
 from stprivacy.services import postgres, programs
 from stprivacy.services.folder import Folder
 from stprivacy.services.processes import MARK, Process, belonging, end, spawn, wait_until
+from stprivacy.training.ray_folder import is_private
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def stop(path: Path, purge: bool = False) -> None:
         for service in reversed(SERVICES):
             print(f"{service.name:10} {'ended' if _end(folder, service) else 'was not running'}", flush=True)
         for node in {"ray-head", "ray-worker"} & folder.state.elsewhere.keys():
-            shutil.rmtree(folder.state.elsewhere.pop(node), ignore_errors=True)
+            place = Path(folder.state.elsewhere.pop(node))
+            shutil.rmtree(place.parent if is_private(place) else place, ignore_errors=True)
             folder.save()
         if purge:
             for place in map(Path, folder.state.elsewhere.values()):

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from stprivacy.jobs import fetch_inputs
 from stprivacy.training.budget import calibrate_model
 from stprivacy.training.checkpoints import Checkpoints, GivenUp
 from stprivacy.training.engine import rows_of_all
+from stprivacy.training.ray_folder import ray_folder
 from stprivacy.training.recorder import Progress
 from stprivacy.training.run_storage import bring, bring_paths, keep, keep_paths, place
 from stprivacy.training.worker import TrainingJob, run_worker
@@ -73,22 +74,24 @@ def cluster(num_cpus: int, show_workers: bool = True, dashboard: bool = True) ->
         return
     # The dashboard's State API tells Ray's cleaner of placement groups that a training run is over.
     local: dict[str, Any] = {"num_cpus": max(num_cpus, os.cpu_count() or 1), "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
-    where = {"address": address} if address else {"address": "local", **local}
+    where: dict[str, Any] = {"address": address} if address else {"address": "local", **local}
     if not address:
         # Workers are told their own cluster: Ray's cleaner would look for any on this machine, miss its run in another's, and end it.
         os.environ["RAY_GCS_SERVER_PORT"] = port = str(_free_port())
         variables["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
     elif "://" not in address and address != "auto":
         variables["RAY_ADDRESS"] = address
-    ray.init(log_to_driver=show_workers, logging_level=logging.WARNING, runtime_env={"env_vars": variables}, **where)
-    try:
-        yield ray
-    finally:
+    with nullcontext() if address else ray_folder() as folder:
+        where |= {"_temp_dir": str(folder)} if folder else {}
         try:
-            if show_workers:
-                time.sleep(0.5)  # until the workers' last lines have come; Ray itself waits so at an interpreter's exit alone
+            ray.init(log_to_driver=show_workers, logging_level=logging.WARNING, runtime_env={"env_vars": variables}, **where)
+            yield ray
         finally:
-            ray.shutdown()
+            try:
+                if show_workers:
+                    time.sleep(0.5)  # until the workers' last lines have come; Ray itself waits so at an interpreter's exit alone
+            finally:
+                ray.shutdown()
 
 
 def _free_port() -> int:

@@ -111,7 +111,7 @@ def _node(gcs: str, disk: Path, num_cpus: int) -> list[str]:
 
 def _start(disk: Path) -> list[str]:
     agents = (f"--{name}-port={port}" for name, port in zip(AGENTS, free_ports(len(AGENTS)), strict=True))
-    return [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", f"--temp-dir={disk}", *agents]
+    return [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", f"--temp-dir={disk / 'r'}", *agents]
 
 
 def _started(command: list[str], folder: Path, environment: dict[str, str], log: Path) -> subprocess.Popen:

@@ -1,5 +1,6 @@
 """`stprivacy anonymize` as a person meets it: files, folders, one line when something is wrong, exit codes."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,8 +11,10 @@ import sys
 import pytest
 
 from stprivacy.cli import main
-from stprivacy.release.folder import SETTINGS_FILE
-from stprivacy.release.model import LOCAL_MODEL
+from stprivacy.errors import UserError
+from stprivacy.release.folder import LOCK, MANIFEST, SETTINGS_FILE
+from stprivacy.release.model import LOCAL_MODEL, load_folder
+from stprivacy.release.video import Settings, anonymize_video
 from tests.unit.release_files import make_video, noisy_frames, read_video, small_model
 
 
@@ -139,7 +142,7 @@ def test_a_folder_is_released_place_by_place_and_broken_files_are_told_at_the_en
     code, out, err = run("anonymize", "in", "out", "--model", "model")
     assert code == 1
     assert sorted(path.relative_to(place / "out").as_posix() for path in (place / "out").rglob("*.*")) == [
-        SETTINGS_FILE, "a.mp4", "deep/b.mp4", "deep/c.mp4"
+        SETTINGS_FILE, MANIFEST, LOCK, "a.mp4", "deep/b.mp4", "deep/c.mp4"
     ]  # fmt: skip
     assert out.endswith("out: 3 released, 0 were there already, 1 failed\n")
     assert "failed: in/broken.mp4: not readable as a video" in err
@@ -153,8 +156,8 @@ def test_a_folder_is_released_place_by_place_and_broken_files_are_told_at_the_en
 
 
 def test_a_release_that_cannot_be_written_does_not_end_the_folder(run, place):
-    """One name is too long for the file that is written first, and a file stands where a folder should be."""
-    for name in ("a.avi", f"{'b' * 248}.avi", "deep/c.mov", "z.mov"):
+    """A file stands where a folder should be; a name as long as names may be is no hindrance."""
+    for name in ("a.avi", f"{'b' * 251}.avi", "deep/c.mov", "z.mov"):
         video(place / "in" / name)
     run("anonymize", "in", "out", "--model", "model", "--force")
     for file in ("a.mp4", "z.mp4", "deep/c.mp4"):
@@ -162,22 +165,33 @@ def test_a_release_that_cannot_be_written_does_not_end_the_folder(run, place):
     (place / "out/deep").rmdir()
     (place / "out/deep").touch()
     code, out, err = run("anonymize", "in", "out", "--model", "model")
-    assert (code, out.splitlines()[-1]) == (1, "out: 2 released, 0 were there already, 2 failed")
-    assert f"failed: in/{'b' * 248}.avi: out/{'b' * 248}.mp4: cannot be written ([Errno 36]" in err
+    assert (code, out.splitlines()[-1]) == (1, "out: 2 released, 1 were there already, 1 failed")
     assert "failed: in/deep/c.mov: out/deep: cannot be made (File exists)\n" in err
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
-def test_a_full_disk_ends_the_folder_and_what_is_done_stays(run, place):
+def test_a_full_disk_ends_the_folder_and_what_is_done_stays(run, place, monkeypatch):
     video(place / "in/a.mp4")
     run("anonymize", "in", "out", "--model", "model")
-    (place / "out/b.mp4.part").symlink_to("/dev/full")
     for name in ("b.mp4", "c.mp4"):
         video(place / "in" / name)
-    code, out, err = run("anonymize", "in", "out", "--model", "model")
+
+    class Full:
+        """The system's calls of a full disk: only a small file system of one's own could be full here, and mounting needs root."""
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def fsync(self, descriptor):
+            if "part" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stprivacy.files.os", Full())
+        patch.setattr("stprivacy.release.folder._claim", lambda *_: None)
+        code, out, err = run("anonymize", "in", "out", "--model", "model")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith("failed: out/b.mp4: cannot be written ([Errno 28] No space left on device")
-    assert err.splitlines()[-1].endswith("and nothing else there; mend that and run again, what is done stays done")
+    assert err.splitlines()[-1].endswith("and nothing else there; fix that and run again, what is done stays done")
     code, out, _ = run("anonymize", "in", "out", "--model", "model")
     assert (code, out.splitlines()[-1]) == (0, "out: 2 released, 1 were there already, 0 failed")
 
@@ -197,6 +211,127 @@ def test_a_folder_never_mixes_two_kinds_of_release(run, place):
     assert (place / "out/a.mp4").read_bytes() == first
     assert run("anonymize", "in", "out", "--model", "another", "--force")[0] == 0
     assert (place / "out/a.mp4").read_bytes() != first
+
+
+# ------------------------------------------------------------------------------------------------ nothing is destroyed
+
+
+def test_a_file_of_the_name_that_a_temporary_one_once_had_stays(run, place):
+    """`anonymize x.mp4.part x.mp4` deleted the original, and a link of that name led to any other file."""
+    original = video(place / "x.mp4").rename(place / "x.mp4.part").read_bytes()
+    (place / "precious.txt").write_text("precious")
+    (place / "y.mp4.part").symlink_to("precious.txt")
+    assert run("anonymize", "x.mp4.part", "x.mp4", "--model", "model")[0] == 0
+    assert run("anonymize", "x.mp4.part", "y.mp4", "--model", "model")[0] == 0
+    assert (place / "x.mp4.part").read_bytes() == original
+    assert (place / "precious.txt").read_text() == "precious"
+    assert len(read_video(place / "x.mp4")) == len(read_video(place / "y.mp4")) == 4
+
+
+@pytest.mark.parametrize("link", ["hard", "symbolic"])
+def test_an_original_is_never_the_output_by_whatever_name(run, place, link):
+    original = video(place / "in.mp4").read_bytes()
+    (place / "out.mp4").hardlink_to(place / "in.mp4") if link == "hard" else (place / "out.mp4").symlink_to("in.mp4")
+    code, _, err = run("anonymize", "in.mp4", "out.mp4", "--model", "model", "--force")
+    assert (code, err) == (2, "error: out.mp4: is the original itself; take another name\n")
+    with pytest.raises(UserError, match="is the original itself"):
+        anonymize_video(place / "in.mp4", place / "out.mp4", load_folder(place / "model", "model"), Settings(1.0))
+    assert (place / "in.mp4").read_bytes() == original
+
+
+def test_a_link_in_the_output_folder_leads_to_no_original(run, place):
+    original = video(place / "in/sub/a.mp4").read_bytes()
+    (place / "out").mkdir()
+    (place / "out/sub").symlink_to("../in/sub")
+    code, _, err = run("anonymize", "in", "out", "--model", "model", "--force")
+    assert (code, err.count("\n")) == (2, 2) and "out/sub: a link leads out of out" in err
+    assert (place / "in/sub/a.mp4").read_bytes() == original
+    (place / "out/sub").unlink()
+    (place / "out/sub").mkdir()
+    (place / "out/sub/a.mp4").hardlink_to(place / "in/sub/a.mp4")
+    code, _, err = run("anonymize", "in", "out", "--model", "model", "--force")
+    assert code == 2 and "out/sub/a.mp4: is an original itself" in err
+    assert (place / "in/sub/a.mp4").read_bytes() == original
+
+
+def test_a_released_file_has_the_mode_that_the_umask_says(run, place):
+    video(place / "in.mp4")
+    before = os.umask(0o027)
+    try:
+        run("anonymize", "in.mp4", "out.mp4", "--model", "model")
+    finally:
+        os.umask(before)
+    assert (place / "out.mp4").stat().st_mode & 0o777 == 0o640
+
+
+# ------------------------------------------------------------------------------------------------ two runs, and what is done
+
+
+def test_a_file_that_is_not_as_it_was_released_is_told_and_left_alone(run, place):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        video(place / "in" / name)
+    assert run("anonymize", "in", "out", "--model", "model")[0] == 0
+    (place / "out/a.mp4").write_bytes(b"broken")
+    (place / "out/b.mp4").unlink()
+    lines = (place / "out" / MANIFEST).read_text().splitlines()
+    (place / "out" / MANIFEST).write_text("\n".join(line for line in lines if "c.mp4" not in line) + '\n{"file": "c.mp')  # cut short
+    code, out, err = run("anonymize", "in", "out", "--model", "model")
+    assert (code, out.splitlines()[-1]) == (1, "out: 1 released, 0 were there already, 2 failed")
+    for name in ("a", "c"):
+        assert f"failed: in/{name}.mp4: out/{name}.mp4 is there and is not what an earlier run left; move it away" in err
+    assert (place / "out/a.mp4").read_bytes() == b"broken"
+    assert run("anonymize", "in", "out", "--model", "model", "--force")[0] == 0
+    assert run("anonymize", "in", "out", "--model", "model")[1] == "out: 0 released, 3 were there already, 0 failed\n"
+
+
+def test_a_second_run_into_a_folder_says_that_another_is_at_work(run, place):
+    video(place / "in/a.mp4")
+    assert run("anonymize", "in", "out", "--model", "model")[0] == 0
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()",
+         place / "out" / LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        before = (place / "out/a.mp4").read_bytes()
+        for force in ([], ["--force"]):
+            code, _, err = run("anonymize", "in", "out", "--model", "model", *force)
+            assert code == 2 and err.splitlines()[-1].startswith("error: out: another run is writing to it; wait until it has ended")
+        assert (place / "out/a.mp4").read_bytes() == before
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert run("anonymize", "in", "out", "--model", "model")[1] == "out: 0 released, 1 were there already, 0 failed\n"
+
+
+def test_two_runs_at_once_leave_whole_files(place):
+    for number in range(4):
+        video(place / f"in/{number}.mp4")
+    command = [sys.executable, "-m", "stprivacy", "anonymize", "in", "out", "--model", "model"]
+    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    codes = {one.wait(timeout=200) for one in runs}
+    assert codes <= {0, 2} and 0 in codes
+    for number in range(4):
+        assert len(read_video(place / f"out/{number}.mp4")) == 4
+    rows = [json.loads(line) for line in (place / "out" / MANIFEST).read_text().splitlines()]
+    assert sorted(row["file"] for row in rows) == [f"{number}.mp4" for number in range(4)]
+
+
+def test_releases_of_an_earlier_version_are_not_mixed_with_new_ones(run, place):
+    video(place / "in/a.mp4")
+    assert run("anonymize", "in", "out", "--model", "model")[0] == 0
+    note = json.loads((place / "out" / SETTINGS_FILE).read_text())
+    (place / "out" / SETTINGS_FILE).write_text(json.dumps({name: value for name, value in note.items() if name != "format"}))
+    code, _, err = run("anonymize", "in", "out", "--model", "model")
+    assert code == 2 and "an earlier version's releases, whose noise can be taken off" in err
+
+
+def test_what_a_killed_run_left_half_written_is_deleted(run, place):
+    video(place / "in/a.mp4")
+    assert run("anonymize", "in", "out", "--model", "model")[0] == 0
+    (place / "out/.stprivacy-0123.part").write_bytes(b"half")
+    assert run("anonymize", "in", "out", "--model", "model")[0] == 0
+    assert not list((place / "out").glob("*.part"))
 
 
 @pytest.mark.parametrize("words", [("anonymize", "in", "out"), ("picture", "grid", "a.png"), ("study", "make", "a.html")])
@@ -219,6 +354,7 @@ HANG_IN_THE_LAST = """
 import sys, time
 from stprivacy.release import video
 from stprivacy.cli import main
+from stprivacy.errors import UserError
 
 def release(*arguments):
     global calls
