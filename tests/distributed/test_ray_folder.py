@@ -16,8 +16,8 @@ def where_ray_writes() -> tuple[str, list[bool]]:
     session = ray._private.worker._global_node.get_session_dir_path()
     if os.getuid():
         return session, [True, False]  # who isn't root can't be somebody else; the mode of the outer folder is a unit test's
-    stranger = {"user": "nobody", "group": "nogroup", "cwd": "/", "capture_output": True, "check": False}
-    return session, [subprocess.run(["ls", place], **stranger).returncode == 0 for place in ("/tmp", session)]
+    stranger = {"user": "nobody", "group": "nogroup", "cwd": "/", "capture_output": True}
+    return session, [subprocess.run(["ls", place], check=False, **stranger).returncode == 0 for place in ("/tmp", session)]
 
 
 @pytest.mark.slow
