@@ -9,7 +9,6 @@ n clips, V views, B batch, T frames, S side, L slices, N tubelets a slice, A att
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from stprivacy.data.boxes import DETECTORS, BoxViews, resolve_boxes
 from stprivacy.data.clips import ClipViews, DatasetInfo, ShardReader
 from stprivacy.data.codec import through_codec
 from stprivacy.data.frame_labels import prevailing
+from stprivacy.data.storage import alone
 from stprivacy.errors import UserError
 from stprivacy.evaluation.metrics import Labels
 from stprivacy.fingerprint import fingerprint
@@ -151,14 +151,23 @@ class ReleaseJob:
 
 
 def release(job: ReleaseJob) -> Path:
-    """Release every clip of train, val and test, unless that was done before; gives the folder that `Released` reads."""
+    """Release every clip of train, val and test, unless that was done before; gives the folder that `Released` reads.
+
+    A second process that asks for the same release waits for the first one.
+    """
     folder = job.folder
-    if (folder / "release.json").exists():
-        return folder
+    with alone(folder):
+        if not (folder / "release.json").exists():
+            _release(job, folder)
+    return folder
+
+
+def _release(job: ReleaseJob, folder: Path) -> None:
     method = load_method(job.method, job.model, job.clip, job.channel)
     method.anonymizer.to(device_here())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))  # two processes may make the same release
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     started, count = time.monotonic(), 0
     for split in ("train", "val", "test"):
         reader = ShardReader(job.shards, split)
@@ -171,14 +180,8 @@ def release(job: ReleaseJob) -> Path:
         np.savez(part / f"{split}-labels.npz", **labels)
         count += len(reader)
     seal(part, job.shards, method)
-    try:
-        part.rename(folder)
-    except OSError:  # the other process was faster
-        if not (folder / "release.json").exists():
-            raise
-        shutil.rmtree(part)
+    part.rename(folder)
     print(f"{job.method}: {count} clips released in {time.monotonic() - started:.0f} s (kept share {job.kept_share:g})", flush=True)
-    return folder
 
 
 def _frame_labels(views: ClipViews) -> dict[str, np.ndarray]:

@@ -35,8 +35,8 @@ from stprivacy.training.worker import TrainingJob
 
 JUDGED_BY = (
     "attack_networks", "attackers", "beyond_action", "fitting", "floors", "frame_figures", "frame_level", "gallery", "inversion", "jobs",
-    "judge", "linear", "mask", "metrics", "pictures", "predictions", "raw_frames", "readings", "reidentification", "released", "results",
-    "statistics", "uncertainty",
+    "judge", "linear", "mask", "metrics", "pictures", "predictions", "readings", "reidentification", "released", "results", "statistics",
+    "uncertainty",
 )  # fmt: skip
 """Modules of stprivacy.evaluation that a trial's figures, and the pictures beside them, come from."""
 MADE_BY = (
