@@ -25,7 +25,7 @@ from tests.services.s3 import rclone_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 AS_JOBS = ["evaluate-raw", "train"]
-UNPACKED = "session_2*/runtime_resources/working_dir_files/_ray_pkg_*"
+UNPACKED = "r/session_2*/runtime_resources/working_dir_files/_ray_pkg_*"
 
 
 @pytest.fixture(scope="module")
