@@ -175,7 +175,11 @@ def _plan(source: Path, target: Path) -> dict[Path, Path]:
 
 def _refuse_foreign(target: Path, force: bool) -> None:
     """Raises UserError for a folder that holds something else than an earlier run's releases."""
-    if not force and not (target / SETTINGS_FILE).exists() and target.is_dir() and {path.name for path in target.iterdir()} - {LOCK}:
+    for name in (SETTINGS_FILE, MANIFEST, LOCK):
+        if (target / name).is_symlink():
+            raise UserError(f"{target / name}: is a link, and what it leads to would be written to; delete it, or take another folder")
+    there = target.iterdir() if target.is_dir() else ()
+    if not force and not (target / SETTINGS_FILE).exists() and any(not path.name.startswith(PREFIX) for path in there):
         raise UserError(f"{target}: is not empty and not from an earlier run; take another folder, or --force overwrites")
 
 

@@ -254,6 +254,17 @@ def test_a_link_in_the_output_folder_leads_to_no_original(run, place):
     assert (place / "in/sub/a.mp4").read_bytes() == original
 
 
+@pytest.mark.parametrize("name", [LOCK, MANIFEST, SETTINGS_FILE])
+def test_what_is_noted_in_the_output_folder_is_written_through_no_link(run, place, name):
+    video(place / "in/a.mp4")
+    (place / "precious.txt").write_text("precious")
+    (place / "out").mkdir()
+    (place / "out" / name).symlink_to("../precious.txt")
+    code, _, err = run("anonymize", "in", "out", "--model", "model", "--force")
+    assert code == 2 and f"out/{name}: is a link" in err
+    assert (place / "precious.txt").read_text() == "precious"
+
+
 def test_a_released_file_has_the_mode_that_the_umask_says(run, place):
     video(place / "in.mp4")
     before = os.umask(0o027)
