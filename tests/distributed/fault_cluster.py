@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from stprivacy.training.ray_folder import make_ray_folder
 from tests.distributed.fault_driver import RUNS
 from tests.services.s3 import free_port
 
@@ -46,12 +48,14 @@ def parent_of(pid: int) -> int | None:
 class Nodes:
     """A head without CPUs, and nodes of one logical CPU with addresses of their own: Ray Train counts nodes by address."""
 
-    def __init__(self, mark: str):
+    def __init__(self, mark: str, folder: Path):
+        """`folder`: for Ray's sockets and logs."""
         from ray.cluster_utils import Cluster
 
         self.mark, self.count = mark, 0
         for tries_left in reversed(range(3)):
-            head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": free_port()}
+            dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": free_port()}
+            head = {"num_cpus": 0, "temp_dir": str(folder), **dashboard}
             try:
                 self.cluster = Cluster(initialize_head=True, head_node_args=head)
                 break
@@ -105,9 +109,9 @@ def nodes(folder: Path, **environment: str) -> Iterator[Nodes]:
     before = {name: os.environ.get(name) for name in [*ours, "RAY_ADDRESS"]}
     os.environ.pop("RAY_ADDRESS", None)  # whoever runs the tests may have a cluster
     os.environ.update(ours)
-    started = None
+    started, private = None, make_ray_folder()
     try:
-        started = Nodes(mark)
+        started = Nodes(mark, private)
         yield started
         logs = Path(started.cluster.head_node.get_logs_dir_path()).glob("dashboard*.log")
         assert not [log for log in logs if "Usage reporting is enabled" in log.read_text(errors="replace")], "Ray talks to its makers"
@@ -121,6 +125,7 @@ def nodes(folder: Path, **environment: str) -> Iterator[Nodes]:
             time.sleep(0.2)
         for pid in left:
             kill(pid)
+        shutil.rmtree(private.parent, ignore_errors=True)
 
 
 def kill(pid: int) -> None:

@@ -12,13 +12,15 @@ from tests.distributed.fault_driver import tiny_game, write_sources
 from tests.distributed.plain_workers import play
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-EPOCHS, STEPS = 3, 3
-SECOND = "game-0002"
+EPOCHS, STEPS = 2, 3
+FIRST = "game-0001"
+ROUNDING = 2e-3
+"""Two orders of adding the same numbers part by 2e-4 of a loss in six steps of the game; an optimizer that starts anew, by more than 1e-2."""
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """job(engine, **changes of train): init of one epoch, game of three, three steps each."""
+    """job(engine, **changes of train): init of one epoch, game of two, three steps each."""
     folder = tmp_path_factory.mktemp("sources")
     write_sources(folder)
 
@@ -59,7 +61,7 @@ def test_the_run_has_every_step_once(plain):
 @pytest.mark.parametrize("zero_stage", [0, 1, 2])
 def test_zero_trains_as_plain_data_parallelism_does(job, plain, zero_stage, tmp_path):
     history, runs = plain
-    assert_same_game(play(job(zero_stage=zero_stage), 2, tmp_path), history, 1e-4)
+    assert_same_game(play(job(zero_stage=zero_stage), 2, tmp_path), history, ROUNDING)
     for player in ("anonymizer", "adversary"):
         ours, theirs = weights_and_moments(tmp_path, player), weights_and_moments(runs, player)
         assert ours.keys() == theirs.keys()
@@ -75,9 +77,9 @@ def test_zero_trains_as_plain_data_parallelism_does(job, plain, zero_stage, tmp_
     ids=lambda case: f"{case[0]}-workers-zero-{case[1]}",
 )
 def test_another_number_of_workers_and_another_stage_go_on_with_the_same_game(job, plain, before, after, tmp_path):
-    first = play(job(zero_stage=before[1]), before[0], tmp_path, stop_after=SECOND)
-    assert len(first) == 3 * STEPS
-    assert_same_game(play(job(zero_stage=after[1]), after[0], tmp_path), plain[0], 1e-4)
+    first = play(job(zero_stage=before[1]), before[0], tmp_path, stop_after=FIRST)
+    assert len(first) == 2 * STEPS
+    assert_same_game(play(job(zero_stage=after[1]), after[0], tmp_path), plain[0], ROUNDING)
 
 
 def test_bf16_goes_on_with_its_own_fp32_weights(job, tmp_path):
@@ -85,12 +87,12 @@ def test_bf16_goes_on_with_its_own_fp32_weights(job, tmp_path):
     for stage in (0, 1):
         whole = play(job(zero_stage=stage, precision="bf16"), 2, tmp_path / f"whole-{stage}")
         stopped = tmp_path / f"stopped-{stage}"
-        play(job(zero_stage=stage, precision="bf16"), 2, stopped, stop_after=SECOND)
+        play(job(zero_stage=stage, precision="bf16"), 2, stopped, stop_after=FIRST)
         assert_same_game(play(job(zero_stage=stage, precision="bf16"), 2, stopped), whole, 1e-6)
 
 
 def test_deepspeed_goes_on_where_torch_was(job, plain, tmp_path):
     """The form of a checkpoint is of neither."""
     history, runs = plain
-    shutil.copytree(runs / "run" / SECOND, tmp_path / "run" / SECOND)
-    assert_same_game(play(job(), 1, tmp_path), history, 1e-4)
+    shutil.copytree(runs / "run" / FIRST, tmp_path / "run" / FIRST)
+    assert_same_game(play(job(), 1, tmp_path), history, ROUNDING)
