@@ -161,7 +161,7 @@ def work(rank: int, num_workers: int, params: Params, shards: Path, rendezvous: 
     batches = TimedBatches(ShardReader(shards, "train"), params.clip, train, rank, num_workers, torch.device("cpu"))
     anonymizer = build_engine(anonymizer_player(game.networks, train, "game", 10**6), train, batches.num_parts)
     adversary = build_engine(adversary_player(game.networks, train, 10**6), train, batches.num_parts)
-    phase = Phase("game", 10**6, game, anonymizer, adversary, train.game.adversary_steps)
+    phase = Phase("game", 10**6, game, game.anonymizer_loss, anonymizer, adversary, train.game.adversary_steps)
     optimizers = [engine.basic for engine in (anonymizer, adversary)]  # type: ignore[attr-defined]
     try:
         play(phase, batches, 0, Turns(rank, orders[rank], answers, batches, collectives, optimizers))

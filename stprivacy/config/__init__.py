@@ -23,7 +23,7 @@ from stprivacy.config.evaluation import Attack, AttackerKind, Evaluate, Pareto, 
 from stprivacy.config.networks import Channel, Model, NetworkKind, Recognizers
 from stprivacy.config.params import Params
 from stprivacy.config.reading import PARAMS_FILE, Environment, config_hash, load_params
-from stprivacy.config.training import Adversary, BaselineKind, Baselines, ClosedForm, Game, InitPhase, Range, Sweep, Train
+from stprivacy.config.training import Adversary, BaselineKind, Baselines, ClosedForm, CodeTraining, Game, InitPhase, Range, Sweep, Train
 
 __all__ = [
     "PARAMS_FILE",
@@ -37,6 +37,7 @@ __all__ = [
     "Channel",
     "Clip",
     "ClosedForm",
+    "CodeTraining",
     "Dataset",
     "Environment",
     "Evaluate",

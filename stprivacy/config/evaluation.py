@@ -11,11 +11,11 @@ from stprivacy.config.training import BaselineKind
 AttackerKind = Literal["cnn3d", "cnn2d", "vit", "frames", "difference", "linear"]
 """What a fresh attacker may be. `frames`: a 2D CNN whose answers to single frames are averaged, where `cnn2d` averages features;
 `difference`: a 3D CNN that sees nothing but what changes from frame to frame; `linear`: logistic regression on small pictures."""
-ExtraAttack = Literal["ensemble", "raw-trained", "cross-release", "mask", "inversion", "reidentification"]
+ExtraAttack = Literal["ensemble", "raw-trained", "cross-release", "mask", "latents", "inversion", "reidentification"]
 """`ensemble`: the fresh attackers' mean. `raw-trained`: the recognizers that evaluate-raw left, who never saw a release.
-`cross-release`: attackers trained at a neighbouring kept share. `mask`: a regression on which tubelets are dropped. `inversion`: a
-decoder from released to raw clips, and raw-trained recognizers on what it paints. `reidentification`: who is it, by similarity to raw
-clips, where every clip is of one person."""
+`cross-release`: attackers trained at a neighbouring kept share. `mask`: a regression on which tubelets are dropped. `latents`: four kinds
+of attacker on what a code's picture is painted from. `inversion`: a decoder from released to raw clips, and raw-trained recognizers on
+what it paints. `reidentification`: who is it, by similarity to raw clips, where every clip is of one person."""
 
 
 class Attack(Section):

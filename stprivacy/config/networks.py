@@ -17,6 +17,10 @@ class Model(Section):
     they read `base_width` alone, none of the other keys."""
     base_width: Count | None = None
     """Channels of a frame network's first layer; null for the published 64 (unet) or 32 (itnet, collective)."""
+    release: Literal["tubelets", "code"] = "tubelets"
+    """What leaves: kept tubelets, repainted, as in the paper; or a picture painted from a few noisy latents, which bounds what it says."""
+    latents: Count = 8
+    """Of `code`: latents of each slice."""
     tubelet: tuple[Count, Count, Count] = (2, 8, 8)
     """Frames, rows and columns of a tubelet (δT, δH, δW)."""
     width: Count = 64
@@ -71,9 +75,23 @@ class Model(Section):
             raise ValueError(f"aggregation {list(self.aggregation)} needs local, and each level once; for example [local, spatial]")
         if self.attention == "frame" and "spatiotemporal" in self.aggregation:
             raise ValueError("attention: frame lets no slice see another, but aggregation has spatiotemporal; set [local, spatial]")
+        _, rows, columns = self.tubelet
+        if self.release == "code" and (rows != columns or rows < 2 or rows & (rows - 1)):
+            raise ValueError(
+                f"release: code halves frames down to tubelets, and {rows} × {columns} is no square of 2, 4, 8 …; take [2, 8, 8]"
+            )
+        if self.release == "code" and self.width % (2 * rows):
+            raise ValueError(
+                f"release: code needs a width that is a multiple of {2 * rows}; take {2 * rows * (self.width // (2 * rows) + 1)}"
+            )
         if self.identity_start and self.final_norm:
             raise ValueError("identity_start needs final_norm: false, since a LayerNorm cannot be undone by the head")
         return self
+
+    @property
+    def is_code(self) -> bool:
+        """Is it the bounded release?"""
+        return self.kind == "stprivacy" and self.release == "code"
 
     @property
     def num_sparsifications(self) -> int:

@@ -105,6 +105,38 @@ class Game(Section):
         return self
 
 
+class CodeTraining(Section):
+    """How a code (`model.release: code`) is trained, in place of `init` and `game`: first to paint the action, then at a price for bits.
+
+    The numbers of networks, losses and steps of `init` and `game` are not read; ratio, polarisation and action weights of `train` are.
+    """
+
+    init_epochs: Count = 5
+    """Without a price for bits, and without an adversary."""
+    epochs: Count = 13
+    """Of the game: the price rises to `rate_weight`, and stays."""
+    learning_rate: Positive = 2e-3
+    decay_from: Share = 0.5
+    """Share of the game's steps after which the rate falls linearly to a twentieth."""
+    rate_weight: Weight = 0.02
+    """β: weight of the rate, in nats a clip. The larger, the fewer bits; `sweep.privacy_weight` replaces it."""
+    ramp_steps: Annotated[int, Field(ge=0)] = 200
+    """Steps of the game over which the price rises."""
+    target: Literal["motion", "neutral"] = "motion"
+    """What the painter is to paint: what moves, recentred and scaled, without colour; or the neutral figure that VP-Synth's renderer draws
+    for the same motion, which no camera can have."""
+    reconstruction_weight: Weight = 60.0
+    """Of the mean squared error to the target."""
+    reference_weight: Weight = 1.0
+    """Weight of the cross-entropy of the action recognizer that was trained on raw clips: others than ours shall read the release."""
+    colours: bool = True
+    """The encoder sees each clip under a random mixture of its colours, in positive or negative, brighter or darker."""
+    adversary_weight: Weight = 0.0
+    """Of a regression from latents to attributes over the whole training split; 0 for none: a small rate leaves it little."""
+    ridge: Positive = 0.3
+    """Its λ."""
+
+
 class Train(Section):
     """The adversarial training (Ray Train, one engine a player)."""
 
@@ -126,6 +158,7 @@ class Train(Section):
     schedule: Literal["decay", "cosine"] = "decay"
     init: InitPhase = InitPhase()
     game: Game = Game()
+    code: CodeTraining = CodeTraining()
     windows_per_epoch: Count = 1
     """Random windows of each training video in an epoch; more where videos are few and long, since each epoch writes a checkpoint."""
     global_batch: Annotated[int, Field(ge=2)] = 24
@@ -169,7 +202,7 @@ def _refuse_output(key: str, folder: str | None) -> None:
         raise ValueError(f"{key} {place}: DVC empties that folder before the stage runs; copy it, for example to models/kept")
 
 
-BaselineKind = Literal["unet", "itnet", "collective"]
+BaselineKind = Literal["stprivacy-tubelets", "unet", "itnet", "collective"]
 
 
 class BaselineGame(Section):
@@ -233,6 +266,7 @@ class Sweep(Section):
     kept_share: Values = (0.4, 0.7)
     """r^M, the share of tubelets that is left after all sparsification blocks; every value at most 1."""
     privacy_weight: Values = (15.0,)
+    """Of what protects: `train.privacy_weight`; where a code is trained, `train.code.rate_weight`."""
     action_weight: Values = (1.0,)
     search: Literal["grid", "random", "optuna"] = "grid"
     """All combinations of lists; random draws; or Optuna on two objectives (val action up, val leak above the action-only floor down)."""

@@ -10,8 +10,9 @@ All lengths are shares of the frame's side, angles are radians from hanging stra
 
 import csv
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -89,6 +90,46 @@ def pose_at(action: str, progress: float, style: Style) -> Pose:
     return Pose(left_leg=kicking) if style.left_handed else Pose(right_leg=kicking)
 
 
+@dataclass(frozen=True)
+class Person:
+    """Somebody in a video: their look, where their feet stand, and how tall they are."""
+
+    look: Look
+    x: float
+    ground: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is random in a video but its noise."""
+
+    background: np.ndarray
+    """uint8 (size, size, 3)."""
+    person: Person
+    bystander: tuple[Person, Pose] | None
+    style: Style
+    begin: float
+    """Where in the action, 0 … 1, the video begins, and where it ends."""
+    end: float
+    brightness: float
+
+
+NEUTRAL_LOOK = Look(
+    skin=(230, 230, 230),
+    shirt=(150, 150, 150),
+    trousers=(110, 110, 110),
+    hair=(190, 190, 190),
+    woman=False,
+    bare_chested=False,
+    face_from=2.0,  # never
+    face_until=2.0,
+)
+NEUTRAL = Person(NEUTRAL_LOOK, x=0.5, ground=0.94, height=0.70)
+"""The figure that shows a motion and nothing of who performs it."""
+NEUTRAL_BACKGROUND = 12
+
+
 class Canvas:
     """A frame to draw on, in shares of its side, with smooth edges."""
 
@@ -159,28 +200,76 @@ def _draw_face(canvas: Canvas, head: np.ndarray, radius: float, skin: Colour) ->
     canvas.limb(head + [-0.3 * radius, 0.65 * radius], head + [0.3 * radius, 0.65 * radius], 0.02, (150, 30, 40))
 
 
-def render_video(action: str, attributes: tuple[int, ...], num_frames: int, size: int, draw: np.random.Generator) -> np.ndarray:
-    """One video, uint8 (num_frames, size, size, 3). `attributes` in the order of VP_ATTRIBUTES."""
+def draw_scene(attributes: tuple[int, ...], size: int, draw: np.random.Generator) -> Scene:
+    """Draw all that is random in a video but its noise. The order of the draws is part of the data set: another one gives other videos."""
     background = _background(size, draw)
     look, height, ground = _look(attributes, draw), draw.uniform(0.63, 0.75), draw.uniform(0.9, 0.96)
     x, bystander = draw.uniform(0.42, 0.58), None
     if attributes[4]:
         side = draw.choice([-1, 1])
         x = 0.5 - side * draw.uniform(0.1, 0.17)
-        other = draw.uniform(0.85, 1.0) * height, ground - draw.uniform(0, 0.04), 0.5 + side * draw.uniform(0.21, 0.27)
-        bystander = (_look(attributes, draw), Pose(*draw.uniform(0.2, 0.3, 2)), *other)
+        their_height, their_ground = draw.uniform(0.85, 1.0) * height, ground - draw.uniform(0, 0.04)
+        their_x = 0.5 + side * draw.uniform(0.21, 0.27)
+        bystander = Person(_look(attributes, draw), their_x, their_ground, their_height), Pose(*draw.uniform(0.2, 0.3, 2))
     style = Style(draw.uniform(0.85, 1.1), draw.uniform(), bool(draw.integers(2)), draw.uniform(0.15, 0.23))
     begin, end, brightness = draw.uniform(0, 0.15), draw.uniform(0.85, 1.0), draw.uniform(0.9, 1.1)
+    return Scene(background, Person(look, x, ground, height), bystander, style, begin, end, brightness)
+
+
+def render_video(action: str, attributes: tuple[int, ...], num_frames: int, size: int, draw: np.random.Generator) -> np.ndarray:
+    """One video, uint8 (num_frames, size, size, 3). `attributes` in the order of VP_ATTRIBUTES."""
+    scene = draw_scene(attributes, size, draw)
     frames = np.empty((num_frames, size, size, 3), np.uint8)
     for index in range(num_frames):
-        time = index / (num_frames - 1)
-        pose, canvas = pose_at(action, begin + (end - begin) * time, style), Canvas(background)
-        if bystander:
-            their_look, their_pose, their_height, their_ground, their_x = bystander
-            draw_person(canvas, their_x, their_ground, their_height, their_look, their_pose, _faces_camera(their_look, time))
-        draw_person(canvas, x + pose.shift, ground, height, look, pose, _faces_camera(look, time))
-        frames[index] = np.clip(canvas.image * brightness + draw.normal(0, 3, canvas.image.shape), 0, 255)
+        image = _drawn(action, scene, index / (num_frames - 1))
+        frames[index] = np.clip(image * scene.brightness + draw.normal(0, 3, image.shape), 0, 255)
     return frames
+
+
+def _drawn(action: str, scene: Scene, time: float) -> np.ndarray:
+    """The frame at `time` 0 … 1 of the video, uint8 (size, size, 3), before brightness and noise."""
+    canvas = Canvas(scene.background)
+    if scene.bystander:
+        they, their_pose = scene.bystander
+        draw_person(canvas, they.x, they.ground, they.height, they.look, their_pose, _faces_camera(they.look, time))
+    pose = pose_at(action, scene.begin + (scene.end - scene.begin) * time, scene.style)
+    person = scene.person
+    draw_person(canvas, person.x + pose.shift, person.ground, person.height, person.look, pose, _faces_camera(person.look, time))
+    return canvas.image
+
+
+def neutral_video(action: str, attributes: tuple[int, ...], num_frames: int, size: int, draw: np.random.Generator) -> np.ndarray:
+    """The motion of `render_video` from the same draws, by one neutral figure: uint8 (num_frames, size, size), grey.
+
+    `attributes` only say which draws there are: nothing of them shows. Which arm or leg, the phase, and where in the action the video
+    begins and ends are the video's own; figure, place, size, amplitude and stride are the same in all.
+    """
+    return _neutral_frames(action, draw_scene(attributes, size, draw), range(num_frames), num_frames, size)
+
+
+def neutral_video_of(
+    file: str, action: str, attributes: tuple[int, ...], dataset: SyntheticDataset, frames: Sequence[int], size: int
+) -> np.ndarray:
+    """The frames numbered `frames` of the neutral video of a rendered `file`: uint8 (len(frames), size, size).
+
+    `file` and `attributes` are a row's of `plan`, `frames` 0 … dataset.num_frames - 1. Raises ValueError for frames beyond them.
+    """
+    if any(not 0 <= frame < dataset.num_frames for frame in frames):
+        raise ValueError(f"{file}: has frames 0 … {dataset.num_frames - 1}, asked for {list(frames)}")
+    scene = draw_scene(attributes, size, _draws_of(file, dataset))
+    return _neutral_frames(action, scene, frames, dataset.num_frames, size)
+
+
+def _neutral_frames(action: str, scene: Scene, frames: Sequence[int], num_frames: int, size: int) -> np.ndarray:
+    """Drawn at twice the size: a limb is a whole number of pixels wide, and smooth edges come from averaging."""
+    background = np.full((2 * size, 2 * size, 3), NEUTRAL_BACKGROUND, np.uint8)
+    style = replace(scene.style, amplitude=1.0, stride=0.19)
+    neutral = replace(scene, background=background, person=NEUTRAL, bystander=None, style=style)
+    shown = np.empty((len(frames), size, size), np.uint8)
+    for index, frame in enumerate(frames):
+        image = _drawn(action, neutral, frame / (num_frames - 1))
+        shown[index] = cv2.resize(image[..., 0], (size, size), interpolation=cv2.INTER_AREA)
+    return shown
 
 
 def _faces_camera(look: Look, time: float) -> bool:
@@ -254,8 +343,13 @@ def render(dataset: SyntheticDataset, folder: Path, num_processes: int) -> list[
     return rows
 
 
+def _draws_of(file: str, dataset: SyntheticDataset) -> np.random.Generator:
+    """The draws of one video, whichever others are rendered."""
+    return np.random.default_rng(keyed_seed("vp-synth", dataset.seed, file))
+
+
 def _render_row(row: dict[str, object], dataset: SyntheticDataset, folder: Path) -> None:
-    draw = np.random.default_rng(keyed_seed("vp-synth", dataset.seed, str(row["file"])))
+    draw = _draws_of(str(row["file"]), dataset)
     attributes = tuple(int(str(row[name])) for name in VP_ATTRIBUTES)
     frames = render_video(str(row["action"]), attributes, dataset.num_frames, dataset.size, draw)
     target = folder / str(row["file"])

@@ -16,11 +16,12 @@ from stprivacy.data.boxes import BoxViews, resolve_boxes
 from stprivacy.data.clips import ClipViews, ShardReader
 from stprivacy.data.codec import through_codec
 from stprivacy.errors import UserError
+from stprivacy.evaluation.methods import Method, load_method
 from stprivacy.evaluation.raw_frames import raw_allowed
-from stprivacy.evaluation.released import Method, load_method
 from stprivacy.models.anonymizer import Anonymizer, Painted, expand_keep
+from stprivacy.models.anonymizers import noise_shape
 from stprivacy.models.baselines import BOXED
-from stprivacy.models.channel import to_float, to_uint8, transmit
+from stprivacy.models.channel import to_float, to_uint8
 from stprivacy.secret_noise import SecretNoise
 
 RAW = "raw"
@@ -162,11 +163,12 @@ class Releaser:
         released = np.empty_like(clips)
         for first in range(0, len(clips), BATCH):
             batch = to_float(torch.from_numpy(clips[first : first + BATCH]))
-            noise = stream.normal(batch.shape) if channel.noise else None
+            shape = noise_shape(self.method.anonymizer, channel, batch.shape[1:])
+            noise = None if shape is None else stream.normal((len(batch), *shape))
             masks = None if boxes is None else torch.from_numpy(boxes[first : first + BATCH])
-            painted = self.method.paint(batch, share, masks)
+            painted, left = self.method.release(batch, share, noise, masks)
             repainted = repainted and not near_raw(painted, batch, self.method.tubelet).any()
-            shown = to_uint8(transmit(painted, channel, self.method.tubelet, noise)).numpy()
+            shown = to_uint8(left).numpy()
             released[first : first + len(batch)] = shown if channel.codec_crf is None else through_codec(shown, channel.codec_crf)
         return Release(self.name, self.kept_share, released, repainted)
 

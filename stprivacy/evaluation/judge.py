@@ -12,10 +12,12 @@ from stprivacy.evaluation.attackers import run_attack
 from stprivacy.evaluation.frame_level import ONE_BY_ONE, FrameLevel, FrameLevelJob
 from stprivacy.evaluation.inversion import Inversion, InversionJob
 from stprivacy.evaluation.jobs import AttackJob, AttackResult
+from stprivacy.evaluation.latents import KINDS, LatentJob
 from stprivacy.evaluation.mask import MaskJob
 from stprivacy.evaluation.readings import Reading, ensemble, neighbours, raw_trained
 from stprivacy.evaluation.reidentification import Reidentification, ReidentificationJob
-from stprivacy.evaluation.released import LEARNED, Released, ReleaseJob, release
+from stprivacy.evaluation.released import Released, ReleaseJob, release
+from stprivacy.models.anonymizers import LEARNED
 from stprivacy.models.baselines import BOXED
 
 NOTHING_DROPPED = 1.0
@@ -146,8 +148,8 @@ def extra_jobs(fresh: Sequence[tuple[float, AttackJob, AttackResult]], raw: Path
     """The attacks of `evaluate.attack.extra` that are work, for every kept share; the ensemble is none.
 
     `fresh`: the fits, each with its kept share. `raw`: the release of raw clips. Whatever needs raw-trained recognizers is left out
-    where there are none, the mask's attacker where nothing is dropped, and re-identification where clips are not each of one person.
-    Where frames have labels, single frames are attacked as well, at every seed.
+    where there are none, the attackers of mask and latents where there is none of these, and re-identification where clips are not each
+    of one person. Where frames have labels, single frames are attacked as well, at every seed.
     """
     attack = params.evaluate.attack
     jobs: list[Extra] = []
@@ -169,6 +171,8 @@ def extra_jobs(fresh: Sequence[tuple[float, AttackJob, AttackResult]], raw: Path
                     jobs.append(Extra(share, theirs.seed, reading))
         if "mask" in attack.extra and Released(job.released).drops_tubelets:
             jobs.append(Extra(share, None, MaskJob(job.released, first)))
+        if "latents" in attack.extra and Released(job.released).has_code:
+            jobs += [Extra(share, None, LatentJob(job.released, first, kind)) for kind in KINDS]
         if recognizers and "inversion" in attack.extra:
             fit = replace(job, target="privacy", kind="cnn3d")
             jobs.append(Extra(share, None, InversionJob(fit, raw, recognizers, NETWORKS, attack.action_kind)))
@@ -178,7 +182,7 @@ def extra_jobs(fresh: Sequence[tuple[float, AttackJob, AttackResult]], raw: Path
             mine = [entry[1:] for entry in fresh if entry[0] == share]
             bystander = raw_trained(recognizers, ONE_BY_ONE) if recognizers and "raw-trained" in attack.extra else {}
             jobs += [Extra(share, seed, _frame_level(seed, mine, bystander)) for seed in params.evaluate.seeds]
-    return sorted(jobs, key=lambda extra: isinstance(extra.job, (Reading, MaskJob)))  # the long ones first
+    return sorted(jobs, key=lambda extra: isinstance(extra.job, (Reading, MaskJob, LatentJob)))  # the long ones first
 
 
 def _frame_level(seed: int, fresh: list[tuple[AttackJob, AttackResult]], bystander: dict[AttackerKind, Path]) -> FrameLevelJob:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from stprivacy.config import Attack, Channel, Clip, Dataset, config_hash
@@ -27,92 +27,27 @@ from stprivacy.data.clips import ClipViews, DatasetInfo, ShardReader
 from stprivacy.data.codec import through_codec
 from stprivacy.data.frame_labels import prevailing
 from stprivacy.data.storage import alone
-from stprivacy.errors import UserError
+from stprivacy.evaluation.methods import Method, channel_of, load_method
 from stprivacy.evaluation.metrics import Labels
 from stprivacy.fingerprint import fingerprint
-from stprivacy.models.anonymizer import Anonymizer, Painted
-from stprivacy.models.anonymizers import LEARNED
-from stprivacy.models.baselines import BASELINES, BOXED, build_baseline
+from stprivacy.models.anonymizer import Painted
+from stprivacy.models.anonymizers import LEARNED, noise_shape
+from stprivacy.models.baselines import BOXED
 from stprivacy.models.channel import to_float, to_uint8, transmit
-from stprivacy.models.checkpoints import load_anonymizer
+from stprivacy.models.checkpoints import CONFIG, WEIGHTS, load_anonymizer
+from stprivacy.models.code import NATS_PER_BIT, Code, CodeAnonymizer
 from stprivacy.randomness import keyed_normal
 
 BATCH = 32
 NEAR_FILL, NEAR_FILL_CODED = 0.6 / 255, 8 / 255
 """Mean distance from the channel's fill up to which a tubelet is seen to be dropped: a rounded pixel's, and what H.264 makes of it."""
-FORMAT = 1
+FORMAT = 2
 """Raise when a release's files change in meaning: what an older version left in the cache is then not taken up."""
 
 
 def device_here() -> torch.device:
     """A CUDA device where this process was given one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A frozen anonymizer and the channel behind it."""
-
-    name: str
-    anonymizer: nn.Module
-    channel: Channel
-    tubelet: tuple[int, int, int]
-    num_sparsifications: int
-    """0 for a method that drops nothing."""
-
-    @property
-    def repaints(self) -> bool:
-        """Does every pixel that is shown come from a network? A filter passes raw ones on, and so does sparsification by itself."""
-        return self.name in LEARNED and not (isinstance(self.anonymizer, Anonymizer) and not self.anonymizer.config.repaint)
-
-    def keep_ratio(self, kept_share: float) -> float | None:
-        """r = kept share^(1/M); None where nothing is ever dropped. Raises UserError for a share that cannot be had."""
-        if self.num_sparsifications:
-            return float(kept_share ** (1 / self.num_sparsifications))
-        if kept_share != 1:
-            raise UserError(f"params.yaml: evaluate.kept_shares = {kept_share}: {self.name} drops no tubelets; set [1.0]")
-        return None
-
-    def paint(self, clips: Tensor, kept_share: float, boxes: Tensor | None = None) -> Painted:
-        """`clips` (B, 3, T, S, S) in [0, 1]; computed where the anonymizer is, given on the CPU.
-
-        `boxes` (B, T, S, S) of 0/1 for a method that hides people's boxes. Raises UserError when it is given none.
-        """
-        ratio = self.keep_ratio(kept_share)
-        there = clips.to(next((parameter.device for parameter in self.anonymizer.parameters()), clips.device))
-        painted: Painted
-        if self.name in BOXED:
-            if boxes is None:
-                raise UserError(f"{self.name}: hides people's boxes, and nothing says here where people are; leave it out")
-            painted = self.anonymizer(there, boxes)
-        else:
-            painted = self.anonymizer(there) if ratio is None else self.anonymizer(there, ratio)
-        return Painted(painted.pixels.cpu(), None if painted.keep is None else painted.keep.cpu())
-
-
-def load_method(name: str, model: Path, clip: Clip, channel: Channel) -> Method:
-    """A method by its name: a learned one from the folder `model` with the channel it was trained with, or a baseline.
-
-    Baselines have a channel without noise, since they are what people do today; the baseline `noise` has `channel` itself, and raw
-    clips have none. Raises UserError for an unknown name and for a model of other clips.
-    """
-    if name not in LEARNED:
-        if name not in BASELINES:
-            raise UserError(f"params.yaml: evaluate.methods: {name!r} is unknown; known are {', '.join([*LEARNED, *BASELINES])}")
-        own = channel_of(name, channel)
-        quiet = own if name == "noise" else own.model_copy(update={"noise": 0.0})
-        return Method(name, build_baseline(name).eval().requires_grad_(False), quiet, (1, 1, 1), 0)
-    anonymizer, own_channel = load_anonymizer(model)
-    if (anonymizer.clip.num_frames, anonymizer.clip.size) != (clip.num_frames, clip.size):
-        made_for = f"{anonymizer.clip.num_frames} frames at {anonymizer.clip.size} px"
-        raise UserError(f"{model}: made for clips of {made_for}, not params.yaml's; run train")
-    own_channel = own_channel.model_copy(update={"codec_crf": channel.codec_crf})  # what stands behind the channel is no part of a model
-    return Method(name, anonymizer.eval().requires_grad_(False), own_channel, anonymizer.tubelet, anonymizer.num_sparsifications)
-
-
-def channel_of(method: str, channel: Channel) -> Channel:
-    """What of `channel` concerns a method: raw clips are neither grey nor coded, so that they stay the same whatever is released."""
-    return channel.model_copy(update={"grey": False, "codec_crf": None}) if method == "raw" else channel
 
 
 @dataclass(frozen=True)
@@ -173,12 +108,15 @@ def _release(job: ReleaseJob, folder: Path) -> None:
         reader = ShardReader(job.shards, split)
         windows, crops = (job.attack.train_windows, 1) if split == "train" else (job.attack.num_clips, job.attack.num_crops)
         views = ClipViews(reader, job.clip, windows, crops)
-        write = _write_painted if split == "train" else _write_released
+        write = (_write_codes if method.is_code else _write_painted) if split == "train" else _write_released
         boxes = BoxViews(views, job.boxes_here(), job.cache) if job.method in BOXED else None
         write(part, split, method, job.kept_share, views, boxes)
         labels: dict[str, Any] = {"actions": reader.actions, "attributes": reader.attributes} | _frame_labels(views)
         np.savez(part / f"{split}-labels.npz", **labels)
         count += len(reader)
+    if method.is_code:
+        for name in (WEIGHTS, CONFIG):  # who reads the release paints training clips anew each time
+            shutil.copy(job.model / name, part / name)
     seal(part, job.shards, method)
     part.rename(folder)
     print(f"{job.method}: {count} clips released in {time.monotonic() - started:.0f} s (kept share {job.kept_share:g})", flush=True)
@@ -228,23 +166,37 @@ def _write_painted(folder: Path, split: str, method: Method, kept_share: float, 
 
 
 @torch.no_grad()
+def _write_codes(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews, boxes: BoxViews | None) -> None:
+    """`<split>-code.npy` float32 (n·V, 2, Z): mean and log of the spread of every latent, from which any number of draws can be had."""
+    codes = [method.code(clips, kept_share) for _, clips, _ in _batches(views, boxes)]
+    np.save(folder / f"{split}-code.npy", torch.cat([torch.stack([code.mean, code.log_std], 1) for code in codes]).numpy())
+
+
+@torch.no_grad()
 def _write_released(folder: Path, split: str, method: Method, kept_share: float, views: ClipViews, boxes: BoxViews | None) -> None:
     """`<split>-released.npy` uint8 (n, V, T, S, S, 3): what leaves the channel, its noise drawn once from a fixed key.
 
     So figures repeat, and so anybody can take the noise off: these files are for attackers, and never shown or handed out.
     """
     num_views = views.num_clips * views.num_crops
-    released = None
+    released, codes, rates = None, [], []
     for first, clips, masks in _batches(views, boxes):
-        painted = method.paint(clips, kept_share, masks)
         rows = range(first, first + len(clips))
-        noise = keyed_normal(clips.shape[1:], ("release", split), rows) if method.channel.noise else None
-        pixels = to_uint8(transmit(painted, method.channel, method.tubelet, noise)).numpy()
+        shape = noise_shape(method.anonymizer, method.channel, clips.shape[1:])
+        noise = None if shape is None else keyed_normal(shape, ("release", split), rows)
+        pixels = to_uint8(method.release(clips, kept_share, noise, masks)[1]).numpy()
+        if method.is_code and noise is not None:
+            code = method.code(clips, kept_share)
+            codes.append(code.sample(noise))
+            rates.append(code.rate() / NATS_PER_BIT)
         if method.channel.codec_crf is not None:
             pixels = through_codec(pixels, method.channel.codec_crf)
         if released is None:
             released = _array(folder / f"{split}-released.npy", np.uint8, (len(views), num_views, *pixels.shape[1:]))
         released.reshape(-1, *pixels.shape[1:])[rows.start : rows.stop] = pixels
+    if codes:
+        np.save(folder / f"{split}-codes.npy", torch.cat(codes).unflatten(0, (-1, num_views)).numpy())
+        np.save(folder / f"{split}-bits.npy", torch.cat(rates).unflatten(0, (-1, num_views)).numpy())
 
 
 def _batches(views: ClipViews, boxes: BoxViews | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
@@ -312,7 +264,7 @@ class Released:
     @property
     def drops_tubelets(self) -> bool:
         """Are any dropped in this release?"""
-        keep = self._painted[1]
+        keep = None if self.has_code else self._painted[1]
         return keep is not None and not keep.all()
 
     def dropped(self, clips: Tensor) -> Tensor:
@@ -324,6 +276,36 @@ class Released:
         return (away <= (NEAR_FILL if self._channel.codec_crf is None else NEAR_FILL_CODED)).float().flatten(2)
 
     @cached_property
+    def has_code(self) -> bool:
+        """Were these clips painted from latents?"""
+        return (self.folder / "train-code.npy").exists()
+
+    def codes(self, split: Literal["val", "test"]) -> np.ndarray:
+        """The latents float32 (n, V, Z) that the released views of a split were painted from."""
+        found: np.ndarray = np.load(self.folder / f"{split}-codes.npy")
+        return found
+
+    def bits(self, split: Literal["val", "test"]) -> np.ndarray | None:
+        """The rate of each view of a split in bits, float32 (n, V): what it can say at most, on average; None where nothing bounds it."""
+        return np.load(self.folder / f"{split}-bits.npy") if self.has_code else None
+
+    def training_code(self, rows: np.ndarray, seed: int, epoch: int) -> Tensor:
+        """Latents (B, Z) of training windows, drawn from (seed, epoch, row)."""
+        mean, log_std = torch.from_numpy(self._code[rows]).unbind(1)
+        return Code(mean, log_std).sample(keyed_normal(mean.shape[1:], ("attack", seed, epoch), rows.tolist()))
+
+    @cached_property
+    def _code(self) -> np.ndarray:
+        found: np.ndarray = np.load(self.folder / "train-code.npy")
+        return found
+
+    @cached_property
+    def _painter(self) -> CodeAnonymizer:
+        anonymizer = load_anonymizer(self.folder)[0]
+        assert isinstance(anonymizer, CodeAnonymizer)
+        return anonymizer.requires_grad_(False)
+
+    @cached_property
     def _painted(self) -> tuple[np.ndarray, np.ndarray | None]:
         keep = self.folder / "train-keep.npy"
         return np.load(self.folder / "train-painted.npy", mmap_mode="r"), np.load(keep, mmap_mode="r") if keep.exists() else None
@@ -331,15 +313,18 @@ class Released:
     @property
     def num_training_rows(self) -> int:
         """Windows of training clips, a clip's own next to one another."""
-        return len(self._painted[0])
+        return len(self._code if self.has_code else self._painted[0])
 
     def training_batch(self, rows: np.ndarray, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
-        """Released training windows (B, 3, T, S, S) in [0, 1] on `device`, the channel's noise drawn from (seed, epoch, row)."""
-        pixels, keep = self._painted
-        kept = None if keep is None else torch.from_numpy(keep[rows]).to(device)
-        painted = Painted(torch.from_numpy(pixels[rows]).to(device).float(), kept)
-        # Drawn on the CPU, wherever it is used: a device's own generator gives other draws.
-        noise = keyed_normal(pixels.shape[1:], ("attack", seed, epoch), rows.tolist()).to(device) if self._channel.noise else None
+        """Released training windows (B, 3, T, S, S) in [0, 1] on `device`, their noise drawn from (seed, epoch, row)."""
+        if self.has_code:
+            painted, noise = Painted(self._painter.to(device).paint(self.training_code(rows, seed, epoch).to(device)), None), None
+        else:
+            pixels, keep = self._painted
+            kept = None if keep is None else torch.from_numpy(keep[rows]).to(device)
+            painted = Painted(torch.from_numpy(pixels[rows]).to(device).float(), kept)
+            # Drawn on the CPU, wherever it is used: a device's own generator gives other draws.
+            noise = keyed_normal(pixels.shape[1:], ("attack", seed, epoch), rows.tolist()).to(device) if self._channel.noise else None
         released = transmit(painted, self._channel, self._tubelet, noise)
         if self._channel.codec_crf is None:
             return released

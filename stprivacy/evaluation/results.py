@@ -20,14 +20,15 @@ from stprivacy.evaluation.jobs import AttackResult
 from stprivacy.evaluation.judge import NETWORKS, Judgement, Point
 from stprivacy.evaluation.metrics import Labels, action_score, average_precisions, by_attribute, cmap, identity_top1, macro_f1
 from stprivacy.evaluation.predictions import NAME, groups_of, save_predictions
-from stprivacy.evaluation.released import LEARNED
+from stprivacy.evaluation.rate import action_information, rate_figures
+from stprivacy.evaluation.released import Released
 from stprivacy.evaluation.uncertainty import leak_removed, uncertainty
-from stprivacy.models.anonymizers import model_folder
+from stprivacy.models.anonymizers import LEARNED, model_folder
 
 # As they are called where a clip has one action; `ActionTask.named` gives the others.
 POINT_COLUMNS = (
     "method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "val_action_top1", "val_privacy_cmap",
-    "action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "on_front", "run_id", "model_path",
+    "action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "bits", "on_front", "run_id", "model_path",
 )  # fmt: skip
 CURVE_COLUMNS = ("attacker", "kept_share", "seed", "epoch", "train_loss", "val_score", "val_loss")
 
@@ -41,7 +42,10 @@ def write_results(judgement: Judgement, params: Params, folder: Path, raw_metric
     if of_raw and judgement.points[0].frame_level and "frame_level" not in of_raw:
         raise UserError(f"{raw_metrics}: raw clips were judged without labels of frames; run `dvc repro -f evaluate-raw` first")
     raw = of_raw["privacy"]["cmap"] if of_raw else None
-    rows = [_row(point, judgement.method, test, ground["chance"].cmap, raw, params) for point in judgement.points]
+    rows = [
+        _row(point, judgement.method, test, ground["chance"].cmap, raw, params) | {"bits": _mean_bits(judgement.released[point.kept_share])}
+        for point in judgement.points
+    ]
     main = main_share(judgement, params)
     points = [point for point in judgement.points if point.kept_share == main]
     metrics = _metrics(points, judgement.method, params, test, ground, raw, released.attributes)
@@ -54,6 +58,7 @@ def write_results(judgement: Judgement, params: Params, folder: Path, raw_metric
     if frames:
         raw_frames = of_raw["frame_level"]["cmap"] if of_raw else None
         metrics["frame_level"] = frame_level_figures(frames, judgement.released[main], groups_of(judgement.shards, "test"), raw_frames)
+    metrics["rate"] = _rate(points, judgement.released[main], groups_of(judgement.shards, "test"), released.attributes)
     write_csv(folder / "points.csv", test.action_task.named(POINT_COLUMNS), rows)
     write_csv(folder / "curves.csv", CURVE_COLUMNS, _curves(judgement))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -78,11 +83,27 @@ def _row(point: Point, method: str, test: Labels, chance: float, raw: float | No
     return figures | {
         "method": method, "keep_ratio": point.keep_ratio, "kept_share": point.kept_share, "seed": point.seed,
         "action_weight": params.train.action_weight if learned else None,
-        "privacy_weight": params.train.privacy_weight if learned else None,
+        "privacy_weight": params.protection_weight if learned else None,
         test.action_task.val_figure: point.action.val_score, "val_privacy_cmap": point.strongest.val_score,
         "leak_removed": _or_null(leak_removed(figures["privacy_cmap"], figures["privacy_cmap"] if raw is None else raw, chance)),
         "model_path": model_folder(method).as_posix() if learned else None,
     }  # fmt: skip
+
+
+def _mean_bits(released: Released) -> float | None:
+    bits = released.bits("test")
+    return None if bits is None else float(bits.mean())
+
+
+def _rate(points: list[Point], released: Released, groups: np.ndarray, attributes: tuple[str, ...]) -> dict[str, Any] | None:
+    """`rate` of metrics.json; None where nothing bounds what a release says."""
+    bits, test = released.bits("test"), released.labels("test")
+    if bits is None:
+        return None
+    # Where clips have several actions none of the rate is put down to them: the ceiling is a loose one.
+    known = points[0].action.test if test.actions.ndim == 1 else None
+    about_action = 0.0 if known is None else action_information(known, test.actions, known.shape[1])
+    return rate_figures(bits, about_action, test.present, groups, attributes)
 
 
 def _metrics(

@@ -11,7 +11,9 @@ import torch
 from stprivacy.config import Channel, Clip
 from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import Painted
+from stprivacy.models.anonymizers import noise_shape
 from stprivacy.models.channel import to_float, to_uint8, transmit
+from stprivacy.models.code import CodeAnonymizer
 from stprivacy.secret_noise import SecretNoise
 
 CLIPS_AT_ONCE = 16
@@ -52,8 +54,14 @@ def release(
     released = np.empty_like(clips)
     for first in range(0, len(clips), CLIPS_AT_ONCE):
         batch = to_float(torch.from_numpy(clips[first : first + CLIPS_AT_ONCE]).to(device))
-        draws = stream.normal(batch.shape).to(device) if channel.noise else None
-        shown = to_uint8(transmit(anonymizer(batch, ratio), channel, anonymizer.tubelet, draws))
+        drawn = noise_shape(anonymizer, channel, batch.shape[1:])
+        draws = None if drawn is None else stream.normal((len(batch), *drawn)).to(device)
+        if isinstance(anonymizer, CodeAnonymizer):
+            assert draws is not None
+            painted, on_pixels = anonymizer(batch, ratio, noise=draws), None
+        else:
+            painted, on_pixels = anonymizer(batch, ratio), draws
+        shown = to_uint8(transmit(painted, channel, anonymizer.tubelet, on_pixels))
         released[first : first + len(batch)] = shown.cpu().numpy()
     return released
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from stprivacy.action_task import task_of
 from stprivacy.errors import UserError
-from stprivacy.evaluation.released import LEARNED
+from stprivacy.models.anonymizers import LEARNED
 from stprivacy.models.checkpoints import CONFIG, WEIGHTS
 from stprivacy.release.model import config_at, content_hash
 

@@ -165,7 +165,8 @@ def train(params: Params, shards: Path, recognizers: Path, outputs: dict[str, Pa
 
 def init_hash(params: Params, shards: Path, recognizers: Path) -> str:
     """Names the init phase: everything that changes its result, and none of the game's numbers."""
-    unread = {"game", "privacy_weight", "action_weight", *NOT_IN_THE_RESULT}
+    unread: dict[str, Any] = dict.fromkeys(("game", "privacy_weight", "action_weight", *NOT_IN_THE_RESULT), True)
+    unread["code"] = {"epochs", "rate_weight", "ramp_steps", "decay_from", "adversary_weight", "ridge"}
     return config_hash(
         params.clip, params.model, params.channel.model_dump(include={"fill", "grey"}), params.recognizers,
         params.train.model_dump(mode="json", exclude=unread), _inputs(shards, recognizers),
@@ -181,7 +182,7 @@ def game_hash(params: Params, shards: Path, recognizers: Path) -> str:
 
 def _inputs(shards: Path, recognizers: Path) -> str:
     """What a run is made from beside numbers: clips (their index holds checksums), recognizers, and the code that trains."""
-    code = code_fingerprint("training", "models", "data/clips.py", "data/frame_labels.py", "randomness.py")
+    code = code_fingerprint("training", "models", "data/clips.py", "data/frame_labels.py", "data/synthetic.py", "randomness.py")
     return fingerprint(shards / "index.jsonl", recognizers) + code
 
 

@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stprivacy.training.batches import GlobalBatches
-from stprivacy.training.engine import Engine
-from stprivacy.training.task import Game
+from stprivacy.training.code_game import CodeGame
+from stprivacy.training.engine import Engine, Loss
+from stprivacy.training.task import Batch, Game
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`init` (no adversary player) or `game`."""
+    """`init` (no adversary player) or `game` (an adversary player where the release has no bound)."""
 
     name: str
     num_epochs: int
-    game: Game
+    game: Game | CodeGame
+    loss: Loss[Batch]
+    """The anonymizer player's."""
     anonymizer: Engine
     adversary: Engine | None = None
     adversary_steps: int = 0
@@ -34,16 +37,15 @@ def play(phase: Phase, batches: GlobalBatches, start_epoch: int, observer: Obser
     Gives whether it was played to its end.
     """
     game = phase.game
-    loss = game.anonymizer_loss if phase.adversary else game.init_loss
     for epoch in range(start_epoch, phase.num_epochs):
         for parts in batches.epoch(epoch):
             step = parts[0].step
-            if phase.adversary:
-                if game.restart_adversaries(step):
-                    phase.adversary.begin_anew()
+            if phase.adversary and isinstance(game, Game) and game.restart_adversaries(step):
+                phase.adversary.begin_anew()
+            if phase.name == "game":
                 parts = game.look_ahead(parts)
-            metrics = phase.anonymizer.update(loss, parts)
-            if phase.adversary:
+            metrics = phase.anonymizer.update(phase.loss, parts)
+            if phase.adversary and isinstance(game, Game):
                 for turn in range(phase.adversary_steps):
                     metrics |= phase.adversary.update(game.adversary_loss, game.recall(step, turn, len(parts)))
             observer.step(phase.name, step, metrics)

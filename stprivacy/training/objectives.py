@@ -93,6 +93,31 @@ def ridge_r2(features: Tensor, attributes: Tensor, ridge: float, num_judged: int
     return 1 - residual[:num_judged].square().mean(0) / target[:num_judged].square().mean(0).clamp_min(1e-3)
 
 
+KERNEL_WIDTHS = (0.3, 1.0)
+"""Of the Gaussian kernels, in units of the median squared distance."""
+
+
+def kernel_r2(judged: Tensor, attributes: Tensor, known: Tensor, labels: Tensor, ridge: float) -> Tensor:
+    """R² (kernels, A) on clips with latents `judged` (G, Z) and `attributes` (G, A) of kernel ridge regression from others.
+
+    `known` (M, Z) with `labels` (M, A) of 0/1 is what it has learned from: none of the judged clips may be among them. A Gaussian kernel of
+    each of KERNEL_WIDTHS, over latents scaled by their spread. Differentiable in `judged`.
+    """
+    judged, known, labels = judged.float(), known.float(), labels.float()
+    scale, mean = known.std(0) + 1e-3, labels.mean(0)
+    judged, known = judged / scale, known / scale
+    distances, target = torch.cdist(known, known).square(), attributes.float() - mean
+    spread = target.square().mean(0).clamp_min(0.05)
+    identity = torch.eye(len(known), device=known.device)
+    found = []
+    for width in KERNEL_WIDTHS:
+        reach = width * distances.median()
+        weights = torch.linalg.solve((-distances / reach).exp() + ridge * identity, labels - mean)
+        answers = (-torch.cdist(judged, known).square() / reach).exp() @ weights
+        found.append((2 * (answers * target).mean(0) - answers.square().mean(0)) / spread)
+    return torch.stack(found)
+
+
 def ramp(step: int, steps: int) -> float:
     """Grows linearly from 1/steps at step 0 to 1 at step `steps` − 1, then stays."""
     return min(1.0, (step + 1) / max(1, steps))

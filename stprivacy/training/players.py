@@ -13,6 +13,7 @@ from stprivacy.config import Params, Train
 from stprivacy.models.anonymizer import Anonymizer
 from stprivacy.models.anonymizers import build_anonymizer
 from stprivacy.models.checkpoints import fresh_recognizer, load_weights, warm_start
+from stprivacy.models.code import CodeAnonymizer
 from stprivacy.models.recognizers import build_recognizer
 from stprivacy.randomness import keyed_seed
 from stprivacy.training.objectives import ramp
@@ -50,6 +51,11 @@ def build_networks(
     train, sizes, clip = params.train, params.recognizers, params.clip
     torch.manual_seed(keyed_seed("networks", train.seed))
     anonymizer = build_anonymizer(params.model, clip)
+    if isinstance(anonymizer, CodeAnonymizer):
+        reference = build_recognizer(train.action_kind, num_actions, sizes, clip)
+        load_weights(recognizers_folder / "action.safetensors", reference)
+        reads_latents = nn.Linear(anonymizer.num_latents, num_actions)
+        return Networks(anonymizer, reads_latents, nn.ModuleList(), reference.requires_grad_(False).eval())
     if isinstance(anonymizer, Anonymizer):  # frame networks learn to reconstruct in init: baselines.reconstruction_weight
         if train.warm_start:
             warm_start(Path(train.warm_start), anonymizer)
@@ -71,7 +77,7 @@ def start_from_init(networks: Networks, train: Train, init_model: Path) -> None:
     """Put the networks where init left them; the action recognizer's copy, frozen, becomes the reference recognizer."""
     load_weights(init_model / "anonymizer.safetensors", networks.anonymizer)
     load_weights(init_model / "action.safetensors", networks.action)
-    if train.game.reference_weight:
+    if train.game.reference_weight and networks.reference is None:
         networks.reference = deepcopy(networks.action).requires_grad_(False).eval()
 
 
@@ -86,6 +92,20 @@ def anonymizer_player(networks: Networks, train: Train, phase: str, num_steps: i
         Group(tuple(networks.action.parameters()), train.action_learning_rate, constant),
     )
     return Player(module, groups, train.gradient_clip)
+
+
+def code_player(networks: Networks, train: Train, phase: str, num_steps: int) -> Player:
+    """A code's anonymizer and what reads the action from its latents, for the phase `init` or `game` of `num_steps` steps."""
+    settings = train.code
+
+    def schedule(step: int) -> float:
+        if phase == "init":
+            return ramp(step, 20)
+        start = settings.decay_from * num_steps
+        return 1.0 if step < start else max(0.05, (num_steps - step) / max(1.0, num_steps - start))
+
+    module = nn.ModuleDict({"anonymizer": networks.anonymizer, "action": networks.action})
+    return Player(module, (Group(tuple(module.parameters()), settings.learning_rate, schedule),), train.gradient_clip)
 
 
 def adversary_player(networks: Networks, train: Train, num_steps: int) -> Player:

@@ -17,6 +17,7 @@ from stprivacy import tracking
 from stprivacy.config import Params
 from stprivacy.models.checkpoints import save_model, save_weights
 from stprivacy.training.checkpoints import checkpoint_name
+from stprivacy.training.code_game import CodeGame
 from stprivacy.training.loop import Phase
 from stprivacy.training.task import Game
 
@@ -126,14 +127,14 @@ class Recorder:
         def write(folder: Path) -> None:
             if not progress.stopped:  # nothing goes on from there; and an optimizer that no finite gradient ever stepped holds nothing
                 phase.anonymizer.save(folder / "anonymizer-player")
-                if phase.adversary:
+                if phase.adversary and isinstance(phase.game, Game):
                     phase.adversary.save(folder / "adversary-player")
                     torch.save(phase.game.replay.state(), folder / f"replay-{self.rank}.pt")
             if self.rank == 0:
                 self.write_model(phase.game, folder / "model")
                 pd.DataFrame(self.history).to_csv(folder / "history.csv", index=False)
-                if phase.adversary:
-                    torch.save(phase.game.closed_form.state(), folder / "closed-form.pt")  # of the global batch: all workers have the same
+                if phase.name == "game":
+                    torch.save(phase.game.state(), folder / "remembered.pt")  # of global batches: all workers have the same
                     shutil.copytree(self.init_model, folder / "init")
                 (folder / "progress.json").write_text(json.dumps(asdict(progress)))
 
@@ -167,22 +168,24 @@ class Recorder:
         if progress.phase != phase.name:
             return 0
         phase.anonymizer.load(checkpoint / "anonymizer-player")
-        if phase.adversary:
+        device = next(phase.game.networks.anonymizer.parameters()).device
+        if phase.name == "game":
+            phase.game.load(torch.load(checkpoint / "remembered.pt", device, weights_only=True))
+        if phase.adversary and isinstance(phase.game, Game):
             phase.adversary.load(checkpoint / "adversary-player")
-            device = phase.game.prior.device
             parts = [torch.load(checkpoint / f"replay-{rank}.pt", device, weights_only=True) for rank in range(progress.world_size)]
             phase.game.replay.load(share_of(parts, self.rank, self.world_size))
-            phase.game.closed_form.load(torch.load(checkpoint / "closed-form.pt", device, weights_only=True))
         self._track_again(phase.name, progress.epochs)
         if self.rank == 0:
             by = "" if progress.world_size == self.world_size else f", written by {progress.world_size} workers, with {self.world_size}"
             print(f"going on after {phase.name} epoch {progress.epochs}{by}", flush=True)
         return progress.epochs
 
-    def write_model(self, game: Game, folder: Path) -> None:
+    def write_model(self, game: Game | CodeGame, folder: Path) -> None:
         """The anonymizer with its configuration, and the action recognizer that learned with it."""
         networks, params = game.networks, self.params
-        config = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "channel", "clip")}
+        sections = {"model": params.model, "channel": params.own_channel, "clip": params.clip}
+        config = {name: section.model_dump(mode="json") for name, section in sections.items()}
         save_model(folder, networks.anonymizer, config | {"dataset": params.dataset.name, "seed": params.train.seed})
         save_weights(folder / "action.safetensors", networks.action)
 

@@ -95,9 +95,9 @@ class Game:
         released = self._release(painted, batch, noisy=False)
         keep = self._keep_pixels(painted, batch.clips)
         ease = objectives.ramp(batch.step - weights.full_steps, weights.ease_steps) if keep_ratio < 1 else 0.0
-        loss, metrics = _weighted_sum(
+        loss, metrics = weighted_sum(
             {
-                "action": (weights.action_weight, objectives.action_loss(_run(self.networks.action, released), batch.actions)),
+                "action": (weights.action_weight, objectives.action_loss(run(self.networks.action, released), batch.actions)),
                 "reconstruction": (
                     weights.reconstruction_weight,
                     objectives.reconstruction_loss(batch.clips, painted.pixels.float(), keep),
@@ -117,11 +117,11 @@ class Game:
         self.replay.add(batch.step, painted, batch.attributes, batch.samples)
         ease = objectives.ramp(batch.step, game.ramp_steps)
         networks.adversaries.requires_grad_(False)  # their weights are not this player's, and cost a third of the backward pass
-        answers = [_run(adversary, released) for adversary in networks.adversaries]
+        answers = [run(adversary, released) for adversary in networks.adversaries]
         networks.adversaries.requires_grad_(True)
         hidden = self._privacy_objectives(answers, batch)
         terms = {
-            "action": (train.action_weight, objectives.action_loss(_run(networks.action, released), batch.actions)),
+            "action": (train.action_weight, objectives.action_loss(run(networks.action, released), batch.actions)),
             "privacy": (train.privacy_weight * ease, hidden.mean() if game.combine == "mean" else hidden[self._strongest(hidden, batch)]),
             "ratio": (train.ratio_weight, objectives.ratio_loss(painted.decisions, keep_ratio, train.ratio_per)),
             "polarisation": (train.polarisation_weight, objectives.polarisation_loss(painted.probabilities)),
@@ -130,10 +130,10 @@ class Game:
             rate = objectives.rate_loss(painted.pixels.float(), self._keep_pixels(painted, batch.clips), self.channel.noise)
             terms["rate"] = (game.rate_weight * ease, rate)
         if networks.reference is not None:
-            terms["reference"] = (game.reference_weight, objectives.action_loss(_run(networks.reference, released), batch.actions))
+            terms["reference"] = (game.reference_weight, objectives.action_loss(run(networks.reference, released), batch.actions))
         closed_form = self._closed_form_terms(released, batch, painted.keep)
         terms |= {name: (weight * ease, found) for name, (weight, found) in closed_form.items()}
-        loss, metrics = _weighted_sum(terms)
+        loss, metrics = weighted_sum(terms)
         with torch.no_grad():  # on clips that no adversary has trained on yet, so that it can be compared with a fresh attacker's
             metrics |= self._by_adversary("bce", [F.binary_cross_entropy_with_logits(answer, batch.attributes) for answer in answers])
         share = loss.new_ones(()) if painted.keep is None else painted.keep.detach().float().mean()
@@ -142,7 +142,7 @@ class Game:
     def adversary_loss(self, recall: Recall) -> tuple[Tensor, Metrics]:
         """Phase 2, adversary player: every adversary's own cross-entropy on released clips."""
         losses = [
-            F.binary_cross_entropy_with_logits(_run(adversary, clips), attributes)
+            F.binary_cross_entropy_with_logits(run(adversary, clips), attributes)
             for adversary, clips, attributes in zip(self.networks.adversaries, recall.clips, recall.attributes, strict=True)
         ]
         return torch.stack(losses).sum(), self._by_adversary("bce_replayed", losses)
@@ -176,6 +176,14 @@ class Game:
     def _by_adversary(self, figure: str, values: Sequence[Tensor]) -> Metrics:
         names = [f"attack/{index}-{adversary.kind}/{figure}" for index, adversary in enumerate(self.train.game.adversaries)]
         return {name: value.detach() for name, value in zip(names, values, strict=True)}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold beside weights and replay; the same on all workers."""
+        return self.closed_form.state()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state()` gave."""
+        self.closed_form.load(state)
 
     # ------------------------------------------------------------------------------------------------ what a batch shares
 
@@ -220,7 +228,7 @@ class Game:
                 released = self._release(painted, part, noisy=True)
                 seen.append([*(self._closed_form_features(released, part.step, painted.keep) if attacked else ()), part.attributes])
                 if game.combine == "strongest":
-                    answers = [_run(adversary, released) for adversary in self.networks.adversaries]
+                    answers = [run(adversary, released) for adversary in self.networks.adversaries]
                     hidden.append(self._privacy_objectives(answers, part))
             if hidden:
                 strongest = self._strongest(torch.stack(hidden).mean(0), parts[0])
@@ -240,14 +248,14 @@ class Game:
         """R² of the closed-form adversary, (feature sets, A), over the global batch, with gradients to this part's release and mask."""
         live = self._closed_form_features(released, batch.step, keep)
         *features, attributes = batch.peers or tuple(self.gather(rows.detach()) for rows in [*live, batch.attributes])
-        coupled = [_in_global_batch(mine, peers, batch) for mine, peers in zip(live, features, strict=True)]
+        coupled = [in_global_batch(mine, peers, batch) for mine, peers in zip(live, features, strict=True)]
         return self.closed_form.r2(coupled, attributes, batch.step)
 
     def _closed_form_features(self, released: Tensor, step: int, keep: Tensor | None = None) -> list[Tensor]:
         """What the closed-form adversary reads: a feature set (B, F) a network, then the statistics and the mask, where they are on."""
         settings, sets = self.train.game.closed_form, []
         if settings.weight:
-            sets = [_features(network, released) for network in self.closed_form.networks(step, *_where(self.networks.action))]
+            sets = [_features(network, released) for network in self.closed_form.networks(step, *where(self.networks.action))]
             sets += [clip_statistics(released)] if settings.statistics else []
         return sets + self._mask_features(keep)
 
@@ -265,7 +273,7 @@ class Game:
 
     def _paint(self, batch: Batch, keep_ratio: float, exact: bool = False) -> Painted:
         anonymizer = self.networks.anonymizer
-        device, dtype = _where(anonymizer)
+        device, dtype = where(anonymizer)
         if not isinstance(anonymizer, Anonymizer):
             frame_painted: Painted = anonymizer(batch.clips.to(dtype))
             return frame_painted
@@ -302,22 +310,22 @@ class Game:
         return share ** (1 / num_blocks)
 
 
-def _run(network: nn.Module, clips: Tensor) -> Tensor:
+def run(network: nn.Module, clips: Tensor) -> Tensor:
     """Logits in fp32 of a network that may be kept in bf16."""
-    return network(clips.to(_where(network)[1])).float()
+    return network(clips.to(where(network)[1])).float()
 
 
 def _features(network: nn.Module, clips: Tensor) -> Tensor:
-    features: Tensor = network.features(clips.to(_where(network)[1]))  # type: ignore[operator]  # (B, F)
+    features: Tensor = network.features(clips.to(where(network)[1]))  # type: ignore[operator]  # (B, F)
     return features.float()
 
 
-def _where(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+def where(network: nn.Module) -> tuple[torch.device, torch.dtype]:
     parameter = next(network.parameters())
     return parameter.device, parameter.dtype
 
 
-def _in_global_batch(mine: Tensor, peers: Tensor, batch: Batch) -> Tensor:
+def in_global_batch(mine: Tensor, peers: Tensor, batch: Batch) -> Tensor:
     """`peers` (G, F) with this part's rows alive: `mine` (B, F).
 
     Engines average gradients over parts, while a loss of the whole batch, computed alike in every part, wants their sum:
@@ -328,7 +336,7 @@ def _in_global_batch(mine: Tensor, peers: Tensor, batch: Batch) -> Tensor:
     return torch.cat([peers[:first], alive, peers[first + len(mine) :]])
 
 
-def _weighted_sum(terms: dict[str, tuple[float, Tensor]]) -> tuple[Tensor, Metrics]:
+def weighted_sum(terms: dict[str, tuple[float, Tensor]]) -> tuple[Tensor, Metrics]:
     """Σ weight · value over named (weight, value) terms, and the values as `loss/<name>` metrics."""
     device = terms["action"][1].device  # a term without anything to punish is a zero on the CPU
     total = torch.stack([weight * value.to(device) for weight, value in terms.values()]).sum()

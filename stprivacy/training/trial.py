@@ -35,12 +35,14 @@ from stprivacy.training.worker import TrainingJob
 
 JUDGED_BY = (
     "attack_networks", "attackers", "beyond_action", "fitting", "floors", "frame_figures", "frame_level", "gallery", "inversion", "jobs",
-    "judge", "linear", "mask", "metrics", "pictures", "predictions", "readings", "reidentification", "released", "results", "statistics",
+    "judge", "latents", "linear", "mask", "methods", "metrics", "pictures", "predictions", "rate", "readings", "reidentification",
+    "released", "results", "statistics",
     "uncertainty",
 )  # fmt: skip
 """Modules of stprivacy.evaluation that a trial's figures, and the pictures beside them, come from."""
 MADE_BY = (
-    "training", "models", "data/clips.py", "data/codec.py", "data/frame_labels.py", "data/video.py", "randomness.py",
+    "training", "models", "data/clips.py", "data/codec.py", "data/frame_labels.py", "data/synthetic.py", "data/video.py",
+    "randomness.py",
     "secret_noise.py", "action_task.py", *(f"evaluation/{name}.py" for name in JUDGED_BY),
 )  # fmt: skip
 """All code that a trial's result comes from. Without boxes: those are for methods that hide them, which no trial is."""
@@ -135,14 +137,16 @@ def trial_params(params: Params, configuration: Configuration) -> Params:
     num_blocks, share = params.model.num_sparsifications, configuration.kept_share
     if not num_blocks and share != 1:
         raise UserError(f"params.yaml: sweep.kept_share = {share:g}: this model drops nothing; set [1.0]")
-    game = params.train.game.model_copy(update={"epochs": params.sweep.epochs or params.train.game.epochs})
-    train = {
+    length = {"epochs": params.sweep.epochs} if params.sweep.epochs else {}
+    train: dict[str, Any] = {
         "seed": configuration.seed,
-        "privacy_weight": configuration.privacy_weight,
         "action_weight": configuration.action_weight,
         "num_workers": params.sweep.num_workers,
-        "game": game,
     }
+    if params.model.is_code:
+        train["code"] = params.train.code.model_copy(update=length | {"rate_weight": configuration.privacy_weight})
+    else:
+        train |= {"privacy_weight": configuration.privacy_weight, "game": params.train.game.model_copy(update=length)}
     shares = tuple(dict.fromkeys((share, *params.pareto.kept_shares)))
     return params.model_copy(
         update={

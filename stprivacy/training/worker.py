@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from stprivacy.config import Params
+from stprivacy.config import Params, Train
 from stprivacy.data.clips import ClipViews, ShardReader
 from stprivacy.models.channel import to_float
 from stprivacy.training.batches import GlobalBatches
+from stprivacy.training.code_game import CodeGame
 from stprivacy.training.engine import build_engine
 from stprivacy.training.loop import Phase, play
-from stprivacy.training.players import adversary_player, anonymizer_player, build_networks, start_from_init
+from stprivacy.training.players import adversary_player, anonymizer_player, build_networks, code_player, start_from_init
 from stprivacy.training.recorder import GiveUp, Progress, Recorder, Save
+from stprivacy.training.targets import build_target
 from stprivacy.training.task import Game
 
 NUM_CLIPS_OF_IDENTITY_START = 200
@@ -69,19 +71,32 @@ def run_worker(
     if init_model:
         shutil.copytree(init_model, recorder.init_model, dirs_exist_ok=True)
     else:
-        game = _game(params, reader, job.recognizers, gather, device)
-        player = anonymizer_player(game.networks, train, "init", train.init.epochs * batches.steps_per_epoch)
-        init = Phase("init", train.init.epochs, game, build_engine(player, train, batches.num_parts))
+        init = _init(_game(params, reader, job.recognizers, gather, device), train, batches)
         if not play(init, batches, recorder.restore(init, checkpoint), recorder):
             return
-        recorder.write_model(game, recorder.init_model)
+        recorder.write_model(init.game, recorder.init_model)
 
-    game = _game(params, reader, job.recognizers, gather, device, recorder.init_model)
+    phase = _adversarial(_game(params, reader, job.recognizers, gather, device, recorder.init_model), train, batches)
+    play(phase, batches, recorder.restore(phase, checkpoint), recorder)
+
+
+def _init(game: Game | CodeGame, train: Train, batches: GlobalBatches) -> Phase:
+    """The first phase, with its engine."""
+    is_code = isinstance(game, CodeGame)
+    num_epochs = train.code.init_epochs if is_code else train.init.epochs
+    player = (code_player if is_code else anonymizer_player)(game.networks, train, "init", num_epochs * batches.steps_per_epoch)
+    return Phase("init", num_epochs, game, game.init_loss, build_engine(player, train, batches.num_parts))
+
+
+def _adversarial(game: Game | CodeGame, train: Train, batches: GlobalBatches) -> Phase:
+    """The second phase, with its engines; a code's is played without an adversary player."""
+    if isinstance(game, CodeGame):
+        player = code_player(game.networks, train, "game", train.code.epochs * batches.steps_per_epoch)
+        return Phase("game", train.code.epochs, game, game.game_loss, build_engine(player, train, batches.num_parts))
     num_steps = train.game.epochs * batches.steps_per_epoch
     anonymizer = build_engine(anonymizer_player(game.networks, train, "game", num_steps), train, batches.num_parts)
     adversary = build_engine(adversary_player(game.networks, train, num_steps * train.game.adversary_steps), train, batches.num_parts)
-    phase = Phase("game", train.game.epochs, game, anonymizer, adversary, train.game.adversary_steps)
-    play(phase, batches, recorder.restore(phase, checkpoint), recorder)
+    return Phase("game", train.game.epochs, game, game.anonymizer_loss, anonymizer, adversary, train.game.adversary_steps)
 
 
 def constant_loss(reader: ShardReader) -> float:
@@ -99,13 +114,13 @@ def _game(
     gather: Callable[[torch.Tensor], torch.Tensor],
     device: torch.device,
     init_model: Path | None = None,
-) -> Game:
+) -> Game | CodeGame:
     """The game before init, or, given the model that init left, before the adversarial phase.
 
     Each phase gets networks and engines of its own: an engine's hooks stay on the parameters that it has seen.
     """
     train, info = params.train, reader.info
-    first = None if init_model else _first_clips(params, reader)
+    first = None if init_model or params.model.is_code else _first_clips(params, reader)
     networks = build_networks(params, len(info.actions), len(info.attributes), recognizers, first)
     if init_model:
         start_from_init(networks, train, init_model)
@@ -114,6 +129,8 @@ def _game(
         network.to(device).train()
     for network in (*networks.raw_trained, *([networks.reference] if networks.reference else [])):
         network.to(device, frozen_dtype)
+    if params.model.is_code:
+        return CodeGame(networks, train, build_target(params, reader), gather)
     prior = torch.from_numpy(reader.prevailing_attributes()).mean(0).to(device)
     return Game(networks, train, params.channel, params.clip, params.recognizers, prior, gather)
 

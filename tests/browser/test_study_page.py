@@ -8,7 +8,7 @@ import pytest
 
 from stprivacy.config import Channel
 from stprivacy.evaluation.gallery import LabelledClips, Releaser
-from stprivacy.evaluation.released import load_method
+from stprivacy.evaluation.methods import load_method
 from stprivacy.study.page import write_study
 from stprivacy.study.questions import Drawer, wording_for
 from stprivacy.study.scoring import accuracies, read_answers, read_key

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 EPOCHS, STEPS = 2, 3
 FIRST = "game-0001"
 ROUNDING = 2e-3
-"""Two orders of adding the same numbers part by 2e-4 of a loss in six steps of the game; an optimizer that starts anew, by more than 1e-2."""
+"""Two orders of adding the same numbers part by 2e-4 of a loss in six steps of the game; an optimizer that starts anew, by over 1e-2."""
 
 
 @pytest.fixture(scope="module")

@@ -37,11 +37,11 @@ def one_by_one(function: Callable[..., Any], arguments: Sequence[tuple]) -> list
 
 
 def tiny_params(**attack: object) -> Params:
-    """The tiny experiment for clips of `CLIP`; `attack` changes `evaluate.attack`."""
+    """The tiny experiment for clips of `CLIP`, with the release of the paper; `attack` changes `evaluate.attack`."""
     params = load_params(Path(__file__).resolve().parents[2] / "params" / "vp-synth-tiny.yaml")
     evaluate = params.evaluate.model_copy(update={"attack": ATTACK.model_copy(update=attack), "kept_shares": (SHARE, 0.25)})
     changes = {"clip": CLIP, "recognizers": SIZES, "evaluate": evaluate}
-    return params.model_copy(update=changes | {"model": params.model.model_copy(update={"keep_ratio": SHARE**0.5})})
+    return params.model_copy(update=changes | {"model": params.model.model_copy(update={"keep_ratio": SHARE**0.5, "release": "tubelets"})})
 
 
 def write_dataset(

@@ -13,7 +13,8 @@ from stprivacy.data.boxes import BoxViews, find_motion, find_people, read_boxes,
 from stprivacy.data.clips import ClipViews, ShardReader
 from stprivacy.data.synthetic_boxes import rendered_boxes
 from stprivacy.errors import UserError
-from stprivacy.evaluation.released import Released, load_method, release
+from stprivacy.evaluation.methods import load_method
+from stprivacy.evaluation.released import Released, release
 from stprivacy.randomness import keyed_seed
 from tests.unit.evaluation_files import noise_clips, random_labels, release_job, write_dataset
 

@@ -8,7 +8,8 @@ import torch
 from stprivacy.config import Channel
 from stprivacy.data.codec import through_codec
 from stprivacy.errors import UserError
-from stprivacy.evaluation.released import Released, load_method, release
+from stprivacy.evaluation.methods import load_method
+from stprivacy.evaluation.released import Released, release
 from stprivacy.models.channel import to_uint8
 from tests.unit.evaluation_files import CLIP, noise_clips, random_labels, release_job, tiny_model, write_dataset
 

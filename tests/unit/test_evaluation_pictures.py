@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from stprivacy.errors import UserError
+from stprivacy.evaluation.methods import load_method
 from stprivacy.evaluation.overview import overview
 from stprivacy.evaluation.pictures import write_pictures
 from stprivacy.evaluation.raw_frames import shown_releases
-from stprivacy.evaluation.released import load_method
 from stprivacy.evaluation.results import write_results
 from stprivacy.models.anonymizer import Anonymizer, Painted
 from stprivacy.randomness import keyed_normal

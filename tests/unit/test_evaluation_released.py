@@ -11,7 +11,8 @@ from stprivacy.config import Channel, Clip
 from stprivacy.data.clips import ClipViews, ShardReader
 from stprivacy.errors import UserError
 from stprivacy.evaluation import released as module
-from stprivacy.evaluation.released import BATCH, Released, load_method, release
+from stprivacy.evaluation.methods import load_method
+from stprivacy.evaluation.released import BATCH, Released, release
 from stprivacy.models.channel import to_uint8
 from tests.unit.evaluation_files import ATTACK, CLIP, SHARE, noise_clips, random_labels, release_job, tiny_model, write_dataset
 

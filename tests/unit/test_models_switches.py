@@ -8,9 +8,10 @@ import torch
 
 from stprivacy.config import Channel, Clip, Model
 from stprivacy.errors import UserError
-from stprivacy.models.anonymizer import CALIBRATED_RATIOS, Anonymizer, expand_keep
+from stprivacy.models.anonymizer import Anonymizer, expand_keep
 from stprivacy.models.channel import transmit
 from stprivacy.models.checkpoints import load_anonymizer, save_model
+from stprivacy.models.encoder import CALIBRATED_RATIOS
 from stprivacy.models.sparsification import Scorer, num_kept, over_threshold, threshold_of
 from stprivacy.release.clips import release
 

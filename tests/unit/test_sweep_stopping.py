@@ -33,7 +33,7 @@ def played(losses: list[float], give_up: GiveUp | None, rank: int = 0, name: str
     """Whether the game was played to its end, and what each epoch reported."""
     reports = []
     recorder = Recorder(None, rank, 2, lambda name, write, metrics: reports.append(metrics), None, give_up=give_up)
-    phase = Phase(name, len(losses), SimpleNamespace(init_loss=None), Scripted(losses))
+    phase = Phase(name, len(losses), SimpleNamespace(look_ahead=list), None, Scripted(losses))
     return play(phase, Epochs(), 0, recorder), reports
 
 

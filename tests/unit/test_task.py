@@ -391,7 +391,7 @@ def test_the_loop_restarts_adversaries_before_the_step_and_tells_their_engine():
         def epoch(self, phase, epoch):
             return True
 
-    play(Phase("game", 1, game, Engine("a"), Engine("b"), 1), Batches(), 0, Observer())
+    play(Phase("game", 1, game, game.anonymizer_loss, Engine("a"), Engine("b"), 1), Batches(), 0, Observer())
     assert told == ["a", "b", "0", "a", "b", "1", "anew", "a", "b", "2"]
 
 
