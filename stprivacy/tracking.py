@@ -100,7 +100,10 @@ class Run:
         task = task_of(metrics["action"])
         headline = {task.figure: metrics["action"][task.name], "privacy_cmap": privacy["cmap"], "privacy_f1": privacy["f1"]}
         removed = {} if metrics["leak_removed"] is None else {"leak_removed": metrics["leak_removed"]}
-        self.metrics(headline | removed)
+        rate = metrics.get("rate") or {}
+        bits = {"bits": rate["bits_per_clip"], "bits_largest": rate["bits_largest"]} if rate else {}
+        bystander = {f"raw_trained_{task.figure}": value for value in (metrics.get("action_raw_trained") or {}).values()}
+        self.metrics(headline | removed | bits | bystander)
         found_by = {f"attack/{name}": found for name, found in metrics["attackers"].items()}
         found_by |= {f"floor/{name}": found for name, found in metrics["floors"].items()}
         for name, found in found_by.items():

@@ -18,7 +18,7 @@ from stprivacy.config import BaselineKind, Environment, Params, config_hash
 
 POINT_PARAMS = ("method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "model")
 # As they are called where a clip has one action; `ActionTask.named` gives the others.
-POINT_METRICS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_action_top1", "val_privacy_cmap")
+POINT_METRICS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "bits", "val_action_top1", "val_privacy_cmap")
 WHERE = ("on_front", "knee", "choice")
 COMMON_TAGS = ("git.commit", "dvc.deps_md5", "dataset", "stage")
 VIEW = "front"

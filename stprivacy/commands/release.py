@@ -108,6 +108,12 @@ def _tell(source: Path, target: Path, report: "Report") -> None:
         f"{target}: {report.frames_out} of {report.frames_in} frames of {source}, {width} × {height} in {tiles}, "
         f"{float(report.rate):.4g} a second{left_out}"
     )
+    if report.bits is not None:
+        minutes = report.frames_out / float(report.rate) / 60
+        click.echo(
+            f"  all that it can say: {report.bits.mean():.1f} bits a clip (largest {report.bits.max():.1f}), {report.bits.sum():.0f} in "
+            f"{len(report.bits)} clips, {report.bits.sum() / minutes:.0f} a minute; those of one person add up"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ registry

@@ -93,16 +93,16 @@ def note(front: Front, metrics: dict[str, Any]) -> str:
         "",
         f"{sizes}; {volumes}. Test figures:",
         "",
-        f"| on the front | action {front.task.title} ↑ | cMAP ↓ | F1 ↓ | leak removed ↑ | |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        f"| on the front | action {front.task.title} ↑ | cMAP ↓ | F1 ↓ | leak removed ↑ | bits ↓ | |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     shown, left_out = _most_telling(front)
     for c in shown:
-        cells = [figure(c.mean[name]) for name in (front.task.figure, "privacy_cmap", "privacy_f1", "leak_removed")]
+        cells = [figure(c.mean[name]) for name in (front.task.figure, "privacy_cmap", "privacy_f1", "leak_removed", "bits")]
         lines.append(f"| {' | '.join([c.name, *cells, ', '.join(marks_of(c, front)[1:])])} |")
     for name, title in FLOOR_TITLES.items():
         floor = front.raw_metrics["floors"][name]
-        lines.append(f"| _floor: {title}_ | {floor[front.task.figure]:.3f} | {floor['cmap']:.3f} | {floor['f1']:.3f} | | |")
+        lines.append(f"| _floor: {title}_ | {floor[front.task.figure]:.3f} | {floor['cmap']:.3f} | {floor['f1']:.3f} | | | |")
     if left_out:
         lines += ["", f"{_times(left_out, 'more point')} of the front left out here."]
     lines += ["", "The interactive page is the artifact `report.html`, the picture `front.png`."]

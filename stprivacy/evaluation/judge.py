@@ -22,6 +22,8 @@ from stprivacy.models.baselines import BOXED
 
 NOTHING_DROPPED = 1.0
 """The kept share of a method that drops no tubelets."""
+BYSTANDER, ACTION = "action-raw-trained", "action.safetensors"
+"""Who reads the action without ever having seen a release, and its weights among the recognizers."""
 NETWORKS: tuple[AttackerKind, ...] = get_args(NetworkKind)
 """Kinds of attackers that evaluate-raw keeps as recognizers."""
 QUICK = ("cnn2d", "frames", "linear")
@@ -44,6 +46,8 @@ class Point:
     inversion: Inversion | None = None
     reidentification: Reidentification | None = None
     frame_level: FrameLevel | None = None
+    bystander: AttackResult | None = None
+    """The action recognizer of raw clips on this release."""
 
     @property
     def strongest(self) -> AttackResult:
@@ -163,6 +167,11 @@ def extra_jobs(fresh: Sequence[tuple[float, AttackJob, AttackResult]], raw: Path
             for kind, weights in raw_trained(recognizers, NETWORKS).items():
                 reading = Reading(f"privacy-raw-trained-{kind}", "raw-trained", kind, weights, first, *common)
                 jobs.append(Extra(share, None, reading))
+            if (recognizers / ACTION).exists():
+                target = Released(job.released).labels("train").action_task.target
+                jobs.append(
+                    Extra(share, None, Reading(BYSTANDER, "raw-trained", attack.action_kind, recognizers / ACTION, first, *common, target))
+                )
         if "cross-release" in attack.extra:
             for other, theirs, result in networks:
                 if other in neighbours(share, shares) and result.weights:
@@ -203,9 +212,11 @@ def _point(
     action = next(result for result in fresh if result.target != "privacy")
     privacy = [result for result in fresh if result.target == "privacy"]
     beside = [ensemble(privacy, released)] if mean and len(privacy) > 1 else []
-    beside += [found for found in extras if isinstance(found, AttackResult)]
+    others = [found for found in extras if isinstance(found, AttackResult)]
+    beside += [found for found in others if found.target == "privacy"]
+    bystander = next((found for found in others if found.target != "privacy"), None)
     inversion = next((found for found in extras if isinstance(found, Inversion)), None)
     beside += inversion.readings if inversion else ()
     again = next((found for found in extras if isinstance(found, Reidentification)), None)
     frames = next((found for found in extras if isinstance(found, FrameLevel)), None)
-    return Point(share, ratio, seed, action, (*privacy, *beside), inversion, again, frames)
+    return Point(share, ratio, seed, action, (*privacy, *beside), inversion, again, frames, bystander)

@@ -32,8 +32,8 @@ LEAST_SIDE = 96
 FRAMES_PER_SECOND = 8
 CRF = 12
 """Quality of the page's clips: noise that a release bears is still to be seen."""
-HEADINGS = ("cMAP ↓", "F1 ↓", "leak removed ↑", "val action", "val cMAP")
-COLUMNS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_action_top1", "val_privacy_cmap")
+HEADINGS = ("cMAP ↓", "F1 ↓", "leak removed ↑", "bits ↓", "val action", "val cMAP")
+COLUMNS = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "bits", "val_action_top1", "val_privacy_cmap")
 
 
 def write_page(front: Front, path: Path, show_raw: bool, rendered: bool) -> Path:
@@ -172,6 +172,8 @@ def _stats(front: Front) -> str:
             ("Choice: cMAP", f"{shown.mean['privacy_cmap']:.3f}", f"raw {raw['privacy_cmap']:.3f}, chance {floors['chance']['cmap']:.3f}"),
             ("Choice: leak removed", figure(shown.mean["leak_removed"], 2), "share of raw video's leak above chance"),
         ]
+        if not np.isnan(shown.mean["bits"]):
+            tiles.append(("Choice: bits a clip", figure(shown.mean["bits"], 1), "what anybody can learn from a release, on average"))
     about = summary(front, {})
     without = f"hypervolume {about['hypervolume']:.3f}; {about['hypervolume_without_learned']:.3f} without learned points"
     tiles.append(("Front", f"{about['front_size']} of {about['num_configurations']}", without))

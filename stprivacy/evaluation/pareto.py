@@ -24,7 +24,9 @@ from stprivacy.evaluation.results import POINT_COLUMNS, write_csv
 
 # Columns as they are called where a clip has one action; `ActionTask.named` gives the others.
 SETTINGS = ("method", "keep_ratio", "kept_share", "action_weight", "privacy_weight")
-FIGURES = ("val_action_top1", "val_privacy_cmap", "action_top1", "privacy_cmap", "privacy_f1", "leak_removed")
+FIGURES = ("val_action_top1", "val_privacy_cmap", "action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "bits")
+MAY_BE_UNKNOWN = ("leak_removed", "bits")
+"""Where raw clips leak nothing there is nothing to remove, and most releases have no bound."""
 FRONT_COLUMNS = ("val_privacy_cmap", "val_action_top1", "privacy_cmap", "action_top1", "name")
 ROUNDING = 1e-9
 """So much below the policy's bound is still on it: 0.9 × 1.0 is not 0.9 in binary."""
@@ -314,7 +316,7 @@ def _point(row: dict[str, str], place: str, folder: Path, model: str) -> Point:
     figures = {}
     for name in task.named(FIGURES):
         value = float(row[name] or "nan")
-        if not math.isfinite(value) and name != "leak_removed":  # where raw clips leak nothing there is nothing to remove
+        if not math.isfinite(value) and name not in MAY_BE_UNKNOWN:
             raise RunError(f"{place}: {name} is {row[name] or 'empty'}, no finite number; look into {folder} and judge it again")
         figures[name] = value
     settings = {"method": row["method"]} | {name: float(row[name]) if row[name] else None for name in SETTINGS[1:]}
@@ -384,4 +386,7 @@ def _describe(c: Configuration | None, front: Front, run_of: dict[int, str]) -> 
 
 
 def _cell(value: Any) -> Any:
+    """NaN is an empty cell."""
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     return str(value).lower() if isinstance(value, bool) else value

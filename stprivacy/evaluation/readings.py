@@ -21,7 +21,7 @@ from stprivacy.models.recognizers import Recognizer
 
 @dataclass(frozen=True)
 class Reading:
-    """A privacy network that was trained elsewhere, put to this release."""
+    """A network that was trained elsewhere, put to this release: a privacy attacker, or the action recognizer of raw clips."""
 
     name: str
     """Such as `privacy-raw-trained-cnn3d` or `privacy-cross-release-0.4-cnn2d`."""
@@ -33,13 +33,15 @@ class Reading:
     released: Path
     recognizers: Recognizers
     clip: Clip
+    target: Target = "privacy"
 
     def run(self) -> AttackResult:
         """Read val and test. Raises UserError for weights that are missing or of other sizes."""
         released = Released(self.released)
-        network = load_attacker(self.weights, self.kind, "privacy", len(released.attributes), self.recognizers, self.clip)
-        val, test = (predict(network, released.views(split), "privacy") for split in ("val", "test"))
-        return untrained(self.name, self.origin, self.seed, val, test, released)
+        num_outputs = len(released.attributes if self.target == "privacy" else released.actions)
+        network = load_attacker(self.weights, self.kind, self.target, num_outputs, self.recognizers, self.clip)
+        val, test = (predict(network, released.views(split), self.target) for split in ("val", "test"))
+        return untrained(self.name, self.origin, self.seed, val, test, released, self.target)
 
 
 def load_attacker(weights: Path, kind: AttackerKind, target: Target, num_outputs: int, recognizers: Recognizers, clip: Clip) -> Recognizer:
@@ -49,10 +51,12 @@ def load_attacker(weights: Path, kind: AttackerKind, target: Target, num_outputs
     return network.to(device_here()).eval().requires_grad_(False)
 
 
-def untrained(name: str, origin: str, seed: int, val: np.ndarray, test: np.ndarray, released: Released) -> AttackResult:
-    """The result of a privacy attacker that has no fit of its own: it is as good as it can be."""
-    score, _ = judge(val, released.labels("val"), "privacy")
-    return AttackResult(name, "privacy", origin, seed, (), 0, score, None, True, val, test, None)
+def untrained(
+    name: str, origin: str, seed: int, val: np.ndarray, test: np.ndarray, released: Released, target: Target = "privacy"
+) -> AttackResult:
+    """The result of an attacker that has no fit of its own: it is as good as it can be."""
+    score, _ = judge(val, released.labels("val"), target)
+    return AttackResult(name, target, origin, seed, (), 0, score, None, True, val, test, None)
 
 
 def raw_trained(recognizers: Path, kinds: Sequence[AttackerKind]) -> dict[AttackerKind, Path]:

@@ -26,6 +26,8 @@ class Row:
     cmap: float
     f1: float
     leak_removed: float
+    bits: float | None
+    """A clip's rate; None where nothing bounds what a release says."""
     seeds: int
     spread: float
     """Largest − smallest cMAP over seeds."""
@@ -63,23 +65,27 @@ def _rows(path: Path) -> list[Row]:
         spread = max(values["privacy_cmap"]) - min(values["privacy_cmap"])
         kept = float(share) if share else None
         action, cmap, f1, removed = (mean[name] for name in names)
-        rows.append(Row(same[0]["method"], kept, action, cmap, f1, removed, len(same), spread))
+        bits = float(same[0]["bits"]) if same[0].get("bits") else None
+        rows.append(Row(same[0]["method"], kept, action, cmap, f1, removed, bits, len(same), spread))
     return rows
 
 
 def _headings(raw: dict[str, Any]) -> tuple[str, ...]:
-    return "method", "kept share", f"action {task_of(raw['action']).title} ↑", "cMAP ↓", "F1 ↓", "leak removed ↑"
+    return "method", "kept share", f"action {task_of(raw['action']).title} ↑", "cMAP ↓", "F1 ↓", "leak removed ↑", "bits ↓"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     share = "" if row.kept_share is None else f"{row.kept_share:g}"
     cmap = f"{row.cmap:.3f}" + (f" ± {row.spread / 2:.3f}" if row.seeds > 1 else "")
-    return row.method, share, f"{row.action:.3f}", cmap, f"{row.f1:.3f}", "" if math.isnan(row.leak_removed) else f"{row.leak_removed:.2f}"
+    removed = "" if math.isnan(row.leak_removed) else f"{row.leak_removed:.2f}"
+    return row.method, share, f"{row.action:.3f}", cmap, f"{row.f1:.3f}", removed, "" if row.bits is None else f"{row.bits:.1f}"
 
 
 def _floor_cells(raw: dict[str, Any]) -> list[tuple[str, ...]]:
     floors = [(f"floor: {title}", raw["floors"][name]) for name, title in FLOOR_TITLES.items()]
-    return [(title, "", f"{floor[task_of(floor).figure]:.3f}", f"{floor['cmap']:.3f}", f"{floor['f1']:.3f}", "") for title, floor in floors]
+    return [
+        (title, "", f"{floor[task_of(floor).figure]:.3f}", f"{floor['cmap']:.3f}", f"{floor['f1']:.3f}", "", "") for title, floor in floors
+    ]
 
 
 def show(results: Path, console: Console | None = None) -> None:

@@ -124,6 +124,7 @@ def _metrics(
         "privacy": {"cmap": mean["privacy_cmap"], "f1": mean["privacy_f1"], "ap": by_attribute(attributes, precisions)},
         "attackers": {result.name: _attacker(result, test, attributes) for result in (first.action, *first.privacy)},
         "strongest_attacker": first.strongest.name,
+        "action_raw_trained": None if first.bystander is None else {task.name: action_score(first.bystander.test, test)},
         "floors": {name: _floor(floor, attributes, task) for name, floor in ground.items()},
         "random_ranking_cmap": random_ranking_cmap(test),
         "leak_removed": _or_null(leak_removed(mean["privacy_cmap"], mean["privacy_cmap"] if raw is None else raw, ground["chance"].cmap)),

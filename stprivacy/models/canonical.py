@@ -16,9 +16,11 @@ FULL_CHANGE = 0.15
 """A change of brightness, of 1, from which a pixel counts as changed in full, so that weak and strong contrasts look alike."""
 LEAST_CHANGE = 0.3
 """Share of a full change above which a pixel has moved: 11 of 255."""
-LEAST_CHANGE_AROUND = 0.22
-"""Share of a full change that 3 × 3 pixels around a moved one have in some one frame, averaged with their signs. Noise of σ 3/255 alone
-exceeds `LEAST_CHANGE` in an eighth of all pixels of a clip of 8 frames, and so in some blocks of 2 × 2; but this one is 6 σ of its mean."""
+LEAST_CHANGE_AROUND = 0.25
+"""Share of a full change that some 3 × 3 pixels near a moved one have in some one frame, averaged with their signs. Noise of σ 3/255 alone
+exceeds `LEAST_CHANGE` in an eighth of all pixels of a clip of 8 frames, and so in some blocks of 2 × 2; but this one is 7 σ of its mean."""
+NEAR = 7
+"""Side of the square, in pixels, in which those 3 × 3 lie: thin outlines beside a clear change count, specks far from any do not."""
 LEAST_PIXELS = 4
 """Fewer moved pixels than one block of 2 × 2 say nothing of a place and a size."""
 OUTERMOST = 0.01
@@ -75,8 +77,9 @@ def _moved(change: Tensor) -> Tensor:
     strong = (change.abs().amax((1, 2)) > LEAST_CHANGE).float()[:, None]  # (B, 1, H, W)
     blocks = -F.max_pool2d(-strong, 2, stride=1)  # (B, 1, H - 1, W - 1): 1 where all four pixels moved
     opened = F.max_pool2d(blocks, 2, stride=1, padding=1)  # (B, 1, H, W)
-    around = F.avg_pool2d(change.flatten(1, 2), 3, stride=1, padding=1, count_include_pad=False).abs().amax(1)
-    return (opened[:, 0] > 0) & (around > LEAST_CHANGE_AROUND)
+    around = F.avg_pool2d(change.flatten(1, 2), 3, stride=1, padding=1, count_include_pad=False).abs().amax(1, keepdim=True)
+    clear = F.max_pool2d(around, NEAR, stride=1, padding=NEAR // 2) > LEAST_CHANGE_AROUND
+    return ((opened > 0) & clear)[:, 0]
 
 
 def _outermost(counts: Tensor) -> tuple[Tensor, Tensor]:

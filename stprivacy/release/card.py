@@ -68,6 +68,11 @@ def _what(entry: Entry) -> str:
         f"Clips of {clip['num_frames']} × {clip['size']} × {clip['size']} in (`frame_step` {clip['frame_step']} of a video), "
         f"released clips {'of brightness alone ' if channel.get('grey') else ''}out."
     )
+    if model.get("release") == "code":
+        num_latents = clip["num_frames"] // model["tubelet"][0] * model["latents"]
+        looked_at = f"Keep ratio {entry.keep_ratio:.4g}: a share of {entry.kept_share:.2f} of the tubelets is looked at to the end."
+        drawn = f"Each is painted from {num_latents} noisy latents and nothing else{_bits(entry)}"
+        return f"**Video anonymizer (STPrivacy, bounded).** {clips} {drawn} {looked_at}"
     if kind != "stprivacy":
         return f"**Video anonymizer ({kind}).** {clips} Every frame is repainted, {noise}; nothing is dropped."
     kept = "kept and repainted" if model.get("repaint", True) else "kept as it is"
@@ -76,6 +81,11 @@ def _what(entry: Entry) -> str:
         f"**Video anonymizer (STPrivacy).** {clips} Keep ratio {entry.keep_ratio:.4g}: {share}; dropped ones hold the constant "
         f"{channel['fill']:g}."
     )
+
+
+def _bits(entry: Entry) -> str:
+    bits = entry.figures.get("bits")
+    return "." if bits is None else f": {bits:.1f} bits a clip, which bounds what anybody can learn from it, on average over clips."
 
 
 def _how(entry: Entry, evidence: Evidence, params: Params) -> str:
@@ -128,7 +138,9 @@ def _limits(entry: Entry, evidence: Evidence, params: Params) -> str:
     limits = [
         "The figures hold for these attackers on this data. They prove nothing about stronger attackers or other footage.",
         f"They are of clips {pixels}; of other keep ratios they say nothing.",
-        "Each release draws its noise anew, and several releases of one clip can be averaged: release a clip once.",
+        "Bits add up over the clips of one person, and over releases of one clip by other settings or under another key."
+        if "bits" in entry.figures
+        else "Each release draws its noise anew, and several releases of one clip can be averaged: release a clip once.",
     ]
     if params.dataset.kind == "vp-synth":
         limits.insert(0, "Nobody is in this data: rendered people say little about real ones. Train on real, labelled footage before use.")

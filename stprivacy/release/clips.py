@@ -3,6 +3,9 @@
 B clips, T frames, S side, M sparsification blocks.
 """
 
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +16,8 @@ from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import Painted
 from stprivacy.models.anonymizers import noise_shape
 from stprivacy.models.channel import to_float, to_uint8, transmit
-from stprivacy.models.code import CodeAnonymizer
+from stprivacy.models.code import NATS_PER_BIT, CodeAnonymizer
+from stprivacy.release.noise_key import clip_noise, installation_key
 from stprivacy.secret_noise import SecretNoise
 
 CLIPS_AT_ONCE = 16
@@ -33,15 +37,33 @@ class Releasing(Protocol):
     def parameters(self) -> Any: ...
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Releases:
+    """Released clips, and how much each can say."""
+
+    pixels: np.ndarray
+    """uint8 (B, T, S, S, 3)."""
+    bits: np.ndarray | None
+    """float32 (B,): the rate of each clip; None where nothing bounds it."""
+
+
 def release(
     anonymizer: Releasing, channel: Channel, clips: np.ndarray, keep_ratio: float | None = None, noise: SecretNoise | None = None
 ) -> np.ndarray:
-    """Clips as they may be shown: uint8 (B, T, S, S, 3) → uint8 (B, T, S, S, 3), dropped tubelets constant, kept ones with noise.
+    """The pixels of `release_clips`."""
+    return release_clips(anonymizer, channel, clips, keep_ratio, noise).pixels
 
-    `keep_ratio` r in (0, 1], None for the model's own. `noise`: None draws it under a fresh secret key; a stream of your own makes a
-    release repeatable for whoever has its key, and lets them take the noise off. Raises UserError for other shapes and ratios, and for
-    a number in the noise's place: earlier versions took a seed there.
+
+@torch.inference_mode()
+def release_clips(
+    anonymizer: Releasing, channel: Channel, clips: np.ndarray, keep_ratio: float | None = None, noise: SecretNoise | None = None
+) -> Releases:
+    """Clips uint8 (B, T, S, S, 3) as they may be shown.
+
+    `keep_ratio` r in (0, 1], None for the model's own. `noise`: None draws it under a fresh secret key, or, of a bounded release, under
+    this installation's and the clip's, so that a clip released twice is one release; a stream of your own makes a release repeatable for
+    whoever has its key, and lets them take the noise off. Raises UserError for other shapes and ratios, and for a number in the noise's
+    place: earlier versions took a seed there.
     """
     shape = (anonymizer.clip.num_frames, anonymizer.clip.size, anonymizer.clip.size, 3)
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != shape:
@@ -49,21 +71,41 @@ def release(
     ratio = checked_keep_ratio(anonymizer.keep_ratio if keep_ratio is None else keep_ratio)
     if not isinstance(noise, SecretNoise | None):
         raise UserError("seed: releases take no seed any more, since its noise could be taken off; leave it out")
-    stream = SecretNoise() if noise is None else noise
+    draw = _draws(anonymizer, ratio, noise)
     device = next((parameter.device for parameter in anonymizer.parameters()), torch.device("cpu"))
-    released = np.empty_like(clips)
+    released, bits = np.empty_like(clips), []
     for first in range(0, len(clips), CLIPS_AT_ONCE):
-        batch = to_float(torch.from_numpy(clips[first : first + CLIPS_AT_ONCE]).to(device))
+        some = clips[first : first + CLIPS_AT_ONCE]
+        batch = to_float(torch.from_numpy(some).to(device))
         drawn = noise_shape(anonymizer, channel, batch.shape[1:])
-        draws = None if drawn is None else stream.normal((len(batch), *drawn)).to(device)
+        draws = None if drawn is None else draw(some, drawn).to(device)
         if isinstance(anonymizer, CodeAnonymizer):
             assert draws is not None
-            painted, on_pixels = anonymizer(batch, ratio, noise=draws), None
+            code = anonymizer.code(batch, ratio)
+            bits.append((code.rate() / NATS_PER_BIT).cpu().numpy())
+            painted, draws = Painted(anonymizer.paint(code.sample(draws)), None), None
         else:
-            painted, on_pixels = anonymizer(batch, ratio), draws
-        shown = to_uint8(transmit(painted, channel, anonymizer.tubelet, on_pixels))
+            painted = anonymizer(batch, ratio)
+        shown = to_uint8(transmit(painted, channel, anonymizer.tubelet, draws))
         released[first : first + len(batch)] = shown.cpu().numpy()
-    return released
+    return Releases(released, np.concatenate(bits) if bits else None)
+
+
+def _draws(anonymizer: Releasing, ratio: float, noise: SecretNoise | None) -> Callable[[np.ndarray, Sequence[int]], torch.Tensor]:
+    """draws(clips uint8 (b, …), shape of a clip's noise) → standard normal (b, *shape)."""
+    if isinstance(anonymizer, CodeAnonymizer) and noise is None:
+        key, settings = installation_key(), _settings(anonymizer, ratio)
+        return lambda clips, shape: torch.stack([clip_noise(key, settings, clip).normal(shape) for clip in clips])
+    stream = SecretNoise() if noise is None else noise
+    return lambda clips, shape: stream.normal((len(clips), *shape))
+
+
+def _settings(anonymizer: CodeAnonymizer, ratio: float) -> bytes:
+    """All that a release depends on beside the clip and its noise."""
+    digest = hashlib.sha256(f"{anonymizer.config!r} {anonymizer.clip!r} {ratio!r}".encode())
+    for name, value in anonymizer.state_dict().items():
+        digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+    return digest.digest()
 
 
 def checked_keep_ratio(ratio: float) -> float:

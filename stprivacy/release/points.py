@@ -14,7 +14,7 @@ from stprivacy.models.checkpoints import CONFIG, WEIGHTS
 from stprivacy.release.model import config_at, content_hash
 
 # As they are called where a clip has one action; `ActionTask.named` gives the others.
-FIGURES = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "val_action_top1", "val_privacy_cmap")
+FIGURES = ("action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "bits", "val_action_top1", "val_privacy_cmap")
 SPREAD_OF = ("val_action_top1", "val_privacy_cmap")
 
 

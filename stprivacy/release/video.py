@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from stprivacy.errors import RunError, UserError
 from stprivacy.files import atomic_write, same_file
-from stprivacy.release.clips import release
+from stprivacy.models.code import CodeAnonymizer
+from stprivacy.release.clips import release_clips
 from stprivacy.release.model import ReleaseModel
 from stprivacy.release.tiles import Tiling, fitted_size, windows
 from stprivacy.secret_noise import SecretNoise
@@ -65,6 +66,8 @@ class Report:
     num_tiles: int
     left_out: tuple[str, ...]
     """Kinds of streams that were not taken over, such as audio."""
+    bits: np.ndarray | None = None
+    """The rate of every clip that it was released in; None where nothing bounds what a release says."""
 
 
 def anonymize_video(
@@ -175,17 +178,20 @@ def _stream(video: Video, file: BinaryIO, kind: tuple[str, str], model: ReleaseM
     clip = model.anonymizer.clip
     rate = video.rate / clip.frame_step
     expected = -(-video.num_frames // clip.frame_step) if video.num_frames else None
-    num_written, shown, num_tiles, noise = 0, (0, 0), 0, SecretNoise()
+    num_written, shown, num_tiles = 0, (0, 0), 0
+    noise = None if isinstance(model.anonymizer, CodeAnonymizer) else SecretNoise()
+    bits: list[np.ndarray] = []
     frames = video.frames(clip.frame_step, clip.size)
     with _Writer(file, kind, rate, settings) as writer, tqdm(desc=video.path.name, total=expected, unit=" frames", disable=None) as bar:
         for window, count in windows(frames, clip.num_frames):
             tiling = Tiling(window.shape[1], window.shape[2], clip.size)
             num_tiles = len(tiling.starts)
-            released = release(model.anonymizer, model.channel, tiling.cut(window), settings.keep_ratio, noise)
-            shown = writer.write(tiling.join(released)[:count], settings.height)
+            released = release_clips(model.anonymizer, model.channel, tiling.cut(window), settings.keep_ratio, noise)
+            bits += [] if released.bits is None else [released.bits]
+            shown = writer.write(tiling.join(released.pixels)[:count], settings.height)
             num_written += count
             bar.update(count)
-    return Report(video.num_decoded, num_written, shown, rate, num_tiles, video.left_out)
+    return Report(video.num_decoded, num_written, shown, rate, num_tiles, video.left_out, np.concatenate(bits) if bits else None)
 
 
 class _Writer:

@@ -52,16 +52,19 @@ def test_nor_does_anything_of_the_scene_but_its_motion(monkeypatch: pytest.Monke
     assert np.array_equal(*videos)
 
 
-@pytest.mark.parametrize("action", ["raise_arms", "lower_arms", "squat_down", "stand_up"])
-def test_no_second_figure_is_seen(action: str) -> None:
-    """These actions keep both feet in the middle, where a bystander's are not."""
+@pytest.mark.parametrize(
+    ("action", "top", "bottom"),
+    [("raise_arms", 0.88, 1), ("lower_arms", 0.88, 1), ("wave", 0.88, 1), ("squat_down", 0, 0.36), ("stand_up", 0, 0.36)],
+)
+def test_no_second_figure_is_seen(action: str, top: float, bottom: float) -> None:
+    """Where the figure's feet are, and in a squat, where knees splay, its head: a bystander's are further from the middle."""
     for key in range(4):
         scene = draw_scene(ACCOMPANIED, SIZE, np.random.default_rng(key))
         assert scene.bystander is not None and abs(scene.bystander[0].x - 0.5) > 0.2
-        at_feet = neutral(action, ACCOMPANIED, key)[:, int(0.88 * SIZE) :]
-        assert (at_feet > NEUTRAL_BACKGROUND).any()
-        assert (at_feet[:, :, : int(0.32 * SIZE)] == NEUTRAL_BACKGROUND).all()
-        assert (at_feet[:, :, int(0.68 * SIZE) :] == NEUTRAL_BACKGROUND).all()
+        rows = neutral(action, ACCOMPANIED, key)[:, int(top * SIZE) : int(bottom * SIZE)]
+        assert (rows > NEUTRAL_BACKGROUND).any()
+        assert (rows[:, :, : int(0.32 * SIZE)] == NEUTRAL_BACKGROUND).all()
+        assert (rows[:, :, int(0.68 * SIZE) :] == NEUTRAL_BACKGROUND).all()
 
 
 def test_videos_of_one_action_differ_by_the_motion_s_own_draws_alone() -> None:
