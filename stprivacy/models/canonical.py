@@ -27,8 +27,6 @@ OUTERMOST = 0.01
 """Share of the moved pixels that may lie beyond each side of the extent: a few specks far off do not stretch it."""
 MARGIN, MARGIN_PIXELS = 1.25, 2
 """The extent is this many times the longer side of what moved, and so many pixels more, so that ends of limbs are not cut off."""
-OFFSET = 1
-"""Pixels that the extent lies right of and below the middle of what moved, as OpenCV's opening by 2 × 2 places what it keeps."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ def canonical_motion(clips: Tensor) -> Motion:
     top, bottom = _outermost(moved.sum(2))
     left, right = _outermost(moved.sum(1))
     scale = torch.maximum(bottom - top, right - left) * MARGIN + MARGIN_PIXELS
-    across = _sampled_places((left + right - scale) / 2 + OFFSET, scale, clips.shape[4])  # (B, W)
-    down = _sampled_places((top + bottom - scale) / 2 + OFFSET, scale, clips.shape[3])  # (B, H)
+    across = _sampled_places((left + right - scale) / 2, scale, clips.shape[4])  # (B, W)
+    down = _sampled_places((top + bottom - scale) / 2, scale, clips.shape[3])  # (B, H)
     shape = (len(clips), clips.shape[3], clips.shape[4])
     places = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=3)
     picture = F.grid_sample(change.abs().amax(1).clamp_max(1), places, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stprivacy.data.synthetic import ACTIONS, render_video
-from stprivacy.models.canonical import LEAST_CHANGE, OFFSET, _outermost, canonical_motion
+from stprivacy.models.canonical import LEAST_CHANGE, _outermost, canonical_motion
 from stprivacy.models.channel import to_float
 
 NUM_FRAMES = 6
@@ -66,7 +66,7 @@ def test_what_moves_is_in_the_middle_and_whole() -> None:
     shown = picture(film(40, 3, side=12))[0, 0].amax(0)
     rows, columns = shown.sum(1).nonzero()[:, 0], shown.sum(0).nonzero()[:, 0]
     for places in (rows, columns):
-        assert abs(float(places[0] + places[-1]) / 2 - 31.5) < 4 * (1 + OFFSET)
+        assert abs(float(places[0] + places[-1]) / 2 - 31.5) < 4
         assert places[0] > 0 and places[-1] < 63
 
 
@@ -137,7 +137,7 @@ def by_opencv(clip: Tensor) -> Tensor:
     change = (torch.cat([change, change[-1:]]) / 0.15).clamp(0, 1).numpy()
     strong = np.pad((change.max(0) > LEAST_CHANGE).astype(np.uint8), 2)
     moved = cv2.morphologyEx(strong, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))  # one pixel further right and down than `strong`
-    (top, bottom), (left, right) = (np.percentile(places, (1, 99)) - 2 + OFFSET - 1 for places in np.nonzero(moved))
+    (top, bottom), (left, right) = (np.percentile(places, (1, 99)) - 3 for places in np.nonzero(moved))
     scale, side = max(bottom - top, right - left) * 1.25 + 2, change.shape[-1]
     warp = np.array([[scale / side, 0, (left + right - scale) / 2], [0, scale / side, (top + bottom - scale) / 2]])
     warped = [cv2.warpAffine(frame, warp, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP) for frame in change]
