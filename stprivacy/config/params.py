@@ -52,18 +52,6 @@ class Params(Section):
         return self.train.code.rate_weight if self.model.is_code else self.train.privacy_weight
 
     @model_validator(mode="after")
-    def _code_fits(self) -> "Params":
-        if self.model.is_code and self.train.code.target == "neutral":
-            shown = self.clip.num_frames * self.clip.frame_step
-            whole = isinstance(self.dataset, SyntheticDataset) and self.dataset.num_frames == shown
-            if not whole or self.clip.flip or self.preprocess.short_side != self.clip.size:
-                raise ValueError(
-                    "train.code.target: neutral is drawn by VP-Synth's renderer, for whole videos that are neither cut nor mirrored; "
-                    "set target: motion, or take params/vp-synth.yaml's dataset, clip and preprocess"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _sections_fit(self) -> "Params":
         frames, rows, columns = self.model.tubelet
         for key, size, step in (
@@ -91,4 +79,16 @@ class Params(Section):
                 f"preprocess.short_side {self.preprocess.short_side} is below clip.size {self.clip.size}; "
                 f"raise it to at least {self.clip.size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _code_fits(self) -> "Params":
+        if self.model.is_code and self.train.code.target == "neutral":
+            shown = self.clip.num_frames * self.clip.frame_step
+            whole = isinstance(self.dataset, SyntheticDataset) and self.dataset.num_frames == shown
+            if not whole or self.clip.flip or self.preprocess.short_side != self.clip.size:
+                raise ValueError(
+                    "train.code.target: neutral is drawn by VP-Synth's renderer, for whole videos that are neither cut nor mirrored; "
+                    "set target: motion, or take params/vp-synth.yaml's dataset, clip and preprocess"
+                )
         return self

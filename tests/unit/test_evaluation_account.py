@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stprivacy.config import Params
-from stprivacy.evaluation import released as released_module
+from stprivacy.evaluation import methods as methods_module
 from stprivacy.evaluation.judge import judge
 from stprivacy.evaluation.metrics import average_precisions
 from stprivacy.evaluation.readings import Reading
@@ -76,7 +76,7 @@ def judged(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, method in METHODS.items():
             patch.setitem(baselines.BASELINES, name, method)
-        assert released_module.BASELINES is baselines.BASELINES
+        assert methods_module.BASELINES is baselines.BASELINES
         for name in ("raw", *METHODS):
             recognizers = folder / "recognizers"
             judgement = judge(name, params, shards, folder / "none", folder / "cache", one_by_one, recognizers if name != "raw" else None)

@@ -26,9 +26,9 @@ from tests.unit.evaluation_files import (
 
 CONTRACT = {
     "dataset", "method", "seed", "keep_ratio", "kept_share", "action", "privacy", "attackers", "strongest_attacker", "floors",
-    "leak_removed",
+    "leak_removed", "rate",
 }  # fmt: skip
-BESIDE_IT = {"random_ranking_cmap", "leak_beyond_action", "intervals", "num_test_clips", "num_attacker_seeds"}
+BESIDE_IT = {"action_raw_trained", "random_ranking_cmap", "leak_beyond_action", "intervals", "num_test_clips", "num_attacker_seeds"}
 
 
 def strict_json(path):
@@ -224,7 +224,7 @@ def test_points_csv_has_a_row_a_share_and_seed_with_the_columns_of_the_front(mad
     rows = rows_of(folder / "points.csv")
     assert tuple(rows[0]) == POINT_COLUMNS == (
         "method", "keep_ratio", "kept_share", "action_weight", "privacy_weight", "seed", "val_action_top1", "val_privacy_cmap",
-        "action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "on_front", "run_id", "model_path",
+        "action_top1", "privacy_cmap", "privacy_f1", "leak_removed", "bits", "on_front", "run_id", "model_path",
     )  # fmt: skip
     assert [(float(row["kept_share"]), int(row["seed"])) for row in rows] == [(0.25, 0), (0.25, 1), (SHARE, 0), (SHARE, 1)]
     params = tiny_params()

@@ -62,7 +62,7 @@ def test_the_terminal_shows_every_row_and_the_floors(results):
     ]  # fmt: skip
     raw, floor = cells[0], cells[-1]
     privacy = metrics["privacy"]
-    assert raw[2:] == [f"{metrics['action']['top1']:.3f}", f"{privacy['cmap']:.3f}", f"{privacy['f1']:.3f}", "0.00"]
+    assert raw[2:] == [f"{metrics['action']['top1']:.3f}", f"{privacy['cmap']:.3f}", f"{privacy['f1']:.3f}", "0.00", ""]
     assert floor[2:4] == ["1.000", f"{metrics['floors']['action_only']['cmap']:.3f}"]
     assert "±" in cells[2][3]
     assert "±" not in raw[3]
@@ -73,7 +73,7 @@ def test_markdown_says_the_same_as_the_terminal_and_the_ap_of_every_attribute(re
     report.show(results, Console(file=page, width=200))
     shown = [[cell.strip() for cell in line.strip("│").split("│")] for line in page.getvalue().splitlines() if line.startswith("│")]
     table = table_of(report.markdown(results))
-    assert table[0] == ["method", "kept share", "action top-1 ↑", "cMAP ↓", "F1 ↓", "leak removed ↑"]
+    assert table[0] == ["method", "kept share", "action top-1 ↑", "cMAP ↓", "F1 ↓", "leak removed ↑", "bits ↓"]
     assert table[2:9] == shown
     assert table[9] == ["method", "attacker", *ATTRIBUTES]
     assert [row[0] for row in table[11:]] == ["raw", "blur", "stprivacy"]
@@ -93,7 +93,7 @@ def test_an_attribute_that_no_test_clip_has_and_a_leak_that_is_not_there_are_emp
     cells[column] = ""
     (folder / "points.csv").write_text(f"{lines[0]}\n{','.join(cells)}\n")
     table = table_of(report.markdown(tmp_path))
-    assert table[2][-1] == ""
+    assert table[2][-2:] == ["", ""]
     assert table[-1][2] == ""
     report.show(tmp_path, Console(file=io.StringIO()))
 
@@ -147,6 +147,7 @@ def test_what_an_earlier_experiment_left_is_in_no_table_and_named_on_stderr(resu
         f"{copy}/evaluate/downsample-2: left out, neither evaluate.methods nor baselines.methods of params.yaml names it",
         f"{copy}/evaluate/stprivacy: left out, judged with 2 of attackers' seeds, evaluate.seeds of params.yaml has 1",
         f"{copy}/evaluate/unet: left out, judged on weizmann, params.yaml has vp-synth-tiny",
+        f"{copy}/evaluate/stprivacy-tubelets: not judged yet",
     ]
     page = io.StringIO()
     report.show(copy, Console(file=page, width=200))
