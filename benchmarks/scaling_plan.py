@@ -36,15 +36,8 @@ EXCHANGE_SHARE = 0.1
 
 def game_of(params: Params, num_actions: int, num_attributes: int) -> Game:
     """The game of the paper's release that `params` describes, with random weights: a code is trained without adversaries."""
-    return fresh_game(
-        params.for_baseline("stprivacy-tubelets").model,
-        params.clip,
-        params.train,
-        params.channel,
-        params.recognizers,
-        num_actions,
-        num_attributes,
-    )
+    model = params.for_baseline("stprivacy-tubelets").model
+    return fresh_game(model, params.clip, params.train, params.channel, params.recognizers, num_actions, num_attributes)
 
 
 @dataclass(frozen=True)

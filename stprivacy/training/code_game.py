@@ -35,7 +35,7 @@ class CodeGame:
     def init_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Target, action, reference, ratio, polarisation."""
         code, latents = self._latents(batch, "init")
-        return self._loss(batch, code, latents, self.train.init.action_weight, {})
+        return self._loss(batch, "init", code, latents, self.train.init.action_weight, {})
 
     def game_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """The same at a price for bits, and for what an adversary reads from the latents."""
@@ -48,7 +48,7 @@ class CodeGame:
             whole, attributes, samples = peers or tuple(self.gather(rows.detach()) for rows in [*mine, self._numbers(batch)])
             found = self.adversary.r2(in_global_batch(latents, whole, batch), attributes, samples.tolist(), batch.step)
             terms["latents"] = (settings.adversary_weight * ease, found.relu().mean())
-        return self._loss(batch, code, latents, self.train.action_weight, terms)
+        return self._loss(batch, "game", code, latents, self.train.action_weight, terms)
 
     def look_ahead(self, parts: Sequence[Batch]) -> list[Batch]:
         """Give every micro-batch the latents of the global batch, where the adversary wants them: a forward pass without gradients."""
@@ -68,14 +68,14 @@ class CodeGame:
         self.adversary.load(state)
 
     def _loss(
-        self, batch: Batch, code: Code, latents: Tensor, action_weight: float, more: dict[str, tuple[float, Tensor]]
+        self, batch: Batch, phase: str, code: Code, latents: Tensor, action_weight: float, more: dict[str, tuple[float, Tensor]]
     ) -> tuple[Tensor, Metrics]:
         networks, settings, encoded = self.networks, self.train.code, code.encoded
         assert networks.reference is not None and encoded is not None
         released = self._anonymizer.paint(latents)
         target = self.target(batch)
         answers = networks.action(latents.to(where(networks.action)[1])).float()
-        keep_ratio = self._anonymizer.keep_ratio
+        keep_ratio = self._keep_ratio(batch.step, phase)
         terms = {
             "action": (action_weight, objectives.action_loss(answers, batch.actions)),
             "reconstruction": (settings.reconstruction_weight, (released[:, :1] - target).square().mean()),
@@ -88,13 +88,20 @@ class CodeGame:
         bits = code.rate().detach().mean() / NATS_PER_BIT
         return loss, metrics | {"rate/bits": bits, "keep/share": encoded.keep.detach().float().mean()}
 
+    def _keep_ratio(self, step: int, phase: str) -> float:
+        """In init nothing is dropped; in the game the kept share falls with the rise of the price."""
+        num_blocks, share = self._anonymizer.num_sparsifications, self._anonymizer.config.kept_share
+        if phase == "init" or not num_blocks:
+            return 1.0
+        return float((1 - (1 - share) * objectives.ramp(step, self.train.code.ramp_steps)) ** (1 / num_blocks))
+
     def _latents(self, batch: Batch, phase: str) -> tuple[Code, Tensor]:
         """The code of a batch and a draw of its latents (B, Z), each clip's randomness keyed by phase, step and clip."""
         anonymizer, device = self._anonymizer, batch.clips.device
         key = (phase, self.train.seed, batch.step)
         gumbel = keyed_gumbel(anonymizer.gumbel_shape, ("gumbel", *key), batch.samples, device) if anonymizer.num_sparsifications else None
         brightness = _other_colours(batch, ("colours", *key)) if self.train.code.colours else None
-        code = anonymizer.code(batch.clips, gumbel=gumbel, exact=phase == "game", brightness=brightness)
+        code = anonymizer.code(batch.clips, self._keep_ratio(batch.step, phase), gumbel, brightness=brightness)
         return code, code.sample(keyed_normal((anonymizer.num_latents,), ("code", *key), batch.samples, device))
 
     @property

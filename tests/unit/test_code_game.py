@@ -56,10 +56,21 @@ def test_init_asks_nothing_for_bits_and_the_game_does():
 
 
 def test_a_price_makes_the_rate_fall():
-    game = make_game(rate_weight=1.0)
-    engine = TorchEngine(code_player(game.networks, game.train, "game", 30), game.train)
-    bits = [engine.update(game.game_loss, [batch(step % 3)])["rate/bits"] for step in range(30)]
-    assert bits[-1] < 0.5 * bits[0]
+    bits = {}
+    for price in (0.0, 10.0):
+        game = make_game(rate_weight=price)
+        engine = TorchEngine(code_player(game.networks, game.train, "game", 60), game.train)
+        bits[price] = [engine.update(game.game_loss, [batch(step % 3)])["rate/bits"] for step in range(60)][-1]
+    assert bits[10.0] < 0.5 * bits[0.0]
+
+
+def test_init_drops_nothing_and_the_game_comes_to_its_share():
+    game = make_game(ramp_steps=10)
+    share = game.networks.anonymizer.config.kept_share
+    assert game._keep_ratio(0, "init") == game._keep_ratio(99, "init") == 1
+    falling = [game._keep_ratio(step, "game") for step in range(12)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] ** 2 == pytest.approx(share)
 
 
 @pytest.mark.parametrize("weight", [0.0, 5.0])
