@@ -109,9 +109,11 @@ def check(files: tuple[Path, ...]) -> None:
     for file in files or (PARAMS,):
         found = load_params(file)
         clip, train = found.clip, found.train
+        epochs = (train.code.init_epochs, train.code.epochs) if found.model.is_code else (train.init.epochs, train.game.epochs)
+        methods = (*found.evaluate.methods, *found.baselines.methods)
         click.echo(
             f"{file}: valid. {found.dataset.name}: clips of {clip.num_frames} × {clip.size} × {clip.size}, kept share "
-            f"{found.model.kept_share:.2f}, {train.init.epochs} + {train.game.epochs} epochs, then {', '.join(found.evaluate.methods)}"
+            f"{found.model.kept_share:.2f}, {epochs[0]} + {epochs[1]} epochs, then {', '.join(methods)}"
         )
 
 

@@ -22,6 +22,7 @@ from stprivacy.models.anonymizer import Anonymizer, Painted, expand_keep
 from stprivacy.models.anonymizers import noise_shape
 from stprivacy.models.baselines import BOXED
 from stprivacy.models.channel import to_float, to_uint8
+from stprivacy.models.code import CodeAnonymizer
 from stprivacy.secret_noise import SecretNoise
 
 RAW = "raw"
@@ -219,16 +220,16 @@ def methods_of(params: Params) -> list[str]:
     return sorted(dict.fromkeys(named), key=lambda name: (name == "stprivacy", name in LEARNED_BASELINES))
 
 
-def load_learned(params: Params, model: Path) -> Anonymizer:
+def load_learned(params: Params, model: Path) -> Anonymizer | CodeAnonymizer:
     """The anonymizer of a folder, for its decisions. Raises UserError for one of other clips, and for one that drops nothing."""
     method = load_method("stprivacy", model, params.clip, params.channel)
-    if not method.num_sparsifications or not isinstance(method.anonymizer, Anonymizer):
+    if not method.num_sparsifications or not isinstance(method.anonymizer, Anonymizer | CodeAnonymizer):
         raise UserError(f"{model}: has no sparsification, so it scores nothing; take `stprivacy picture grid`")
     return method.anonymizer
 
 
 @torch.inference_mode()
-def decisions(anonymizer: Anonymizer, clips: np.ndarray, kept_share: float) -> Decisions:
+def decisions(anonymizer: Anonymizer | CodeAnonymizer, clips: np.ndarray, kept_share: float) -> Decisions:
     """What the deployed anonymizer keeps of clips uint8 (n, T, S, S, 3), block by block, with the probabilities behind it.
 
     The deployed path gathers what is kept; with its decisions given, the training path computes the same tokens and says the
@@ -241,8 +242,9 @@ def decisions(anonymizer: Anonymizer, clips: np.ndarray, kept_share: float) -> D
     kept, probabilities = [], []
     for first in range(0, len(clips), BATCH):
         batch = to_float(torch.from_numpy(clips[first : first + BATCH]))
-        taken = anonymizer.eval()(batch, ratio).decisions  # M of (B, L, N)
-        scored = anonymizer.train()(batch, ratio, decisions=[one.flatten(1) for one in taken]).probabilities
+        tokens = anonymizer.embed(batch)
+        taken = anonymizer.eval().encode(tokens, ratio).decisions  # M of (B, L, N)
+        scored = anonymizer.train().encode(tokens, ratio, decisions=[one.flatten(1) for one in taken]).probabilities
         kept.append(torch.stack(taken, 1).bool().numpy())
         probabilities.append(torch.stack(scored, 1).numpy())
     anonymizer.eval()

@@ -45,6 +45,7 @@ class Anonymizer(TubeletEncoder):
         self.initialise()
 
     def embed(self, clips: Tensor) -> Tensor:
+        """Clips (B, 3, T, H, W) in [0, 1] → tokens (B, L·N, D), without their positions."""
         tokens: Tensor = self.patch_embed((clips - self.config.input_mean) / self.config.input_std)
         return tokens
 
@@ -70,7 +71,7 @@ class Anonymizer(TubeletEncoder):
         exact: bool = False,
     ) -> Unbound:
         """`forward` before the bound: pixels (B, 3, T, H, W) of any value, keep, decisions, probabilities as in `Painted`."""
-        encoded = self.encode(clips, keep_ratio, gumbel, decisions, exact)
+        encoded = self.encode(self.embed(clips), keep_ratio, gumbel, decisions, exact)
         values = self.head_recon(self.norm_recon(encoded.tokens))
         if encoded.places is not None:
             everywhere = values.new_zeros(len(values), self.num_slices * self.num_patches, values.shape[-1])

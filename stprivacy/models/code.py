@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stprivacy.config import Clip, Model
 from stprivacy.models.anonymizer import Painted
-from stprivacy.models.canonical import canonical_motion
+from stprivacy.models.canonical import Motion, canonical_motion
 from stprivacy.models.encoder import Encoded, TubeletEncoder
 from stprivacy.models.painter import Painter
 
@@ -117,11 +117,8 @@ class CodeAnonymizer(TubeletEncoder):
         nothing moves gets the prior: its release says nothing of it, and shows whatever the noise says.
         """
         motion = canonical_motion(clips)
-        grey = clips.mean(1, keepdim=True) if brightness is None else brightness
-        change = (clips[:, :, 1:] - clips[:, :, :-1]).abs().amax(1, keepdim=True)
-        change = torch.cat([change, change[:, :, -1:]], 2) if change.shape[2] else torch.zeros_like(grey)
-        pictures = torch.cat([4 * (grey - 0.5), 6 * change, 2 * motion.picture - 0.5], 1)
-        encoded = self.encode(pictures.to(self.pos_embed.dtype), keep_ratio, gumbel, decisions, exact)
+        tokens = self._embed(clips, motion, brightness)
+        encoded = self.encode(tokens, keep_ratio, gumbel, decisions, exact)
         mean, log_std = self.head_code(self._pooled(encoded)).float().chunk(2, -1)  # (B, L, K) each
         found = motion.found[:, None]
         return Code(mean.flatten(1) * found, log_std.flatten(1).clamp(LEAST_LOG_STD, LARGEST_LOG_STD) * found, encoded)
@@ -132,7 +129,15 @@ class CodeAnonymizer(TubeletEncoder):
         return painted.expand(-1, 3, -1, -1, -1)
 
     def embed(self, clips: Tensor) -> Tensor:
-        tokens: Tensor = self.patch_embed(clips)
+        """Clips (B, 3, T, S, S) in [0, 1] → tokens (B, L·N, D), without their positions."""
+        return self._embed(clips, canonical_motion(clips), None)
+
+    def _embed(self, clips: Tensor, motion: Motion, brightness: Tensor | None) -> Tensor:
+        grey = clips.mean(1, keepdim=True) if brightness is None else brightness
+        change = (clips[:, :, 1:] - clips[:, :, :-1]).abs().amax(1, keepdim=True)
+        change = torch.cat([change, change[:, :, -1:]], 2) if change.shape[2] else torch.zeros_like(grey)
+        pictures = torch.cat([4 * (grey - 0.5), 6 * change, 2 * motion.picture - 0.5], 1)
+        tokens: Tensor = self.patch_embed(pictures.to(self.pos_embed.dtype))
         return tokens
 
     def _pooled(self, encoded: Encoded) -> Tensor:

@@ -47,13 +47,13 @@ CALIBRATED_RATIOS = tuple(step / 20 for step in range(1, 21))
 
 
 class TubeletEncoder(nn.Module):
-    """Transformer blocks with a sparsification before some of them. A subclass says how a clip becomes tokens, and initialises."""
+    """Transformer blocks with a sparsification before some of them. A subclass embeds a clip as tokens, and initialises."""
 
     thresholds: Tensor
     """(ratios, M), of an adaptive budget alone."""
 
     def __init__(self, model: Model, clip: Clip, embedding: nn.Module):
-        """`embedding`: what `embed` uses; it comes first among the parameters."""
+        """`embedding`: what makes tokens; it comes first among the parameters."""
         super().__init__()
         self.config, self.clip = model, clip
         self.tubelet, self.keep_ratio = model.tubelet, model.keep_ratio
@@ -80,20 +80,17 @@ class TubeletEncoder(nn.Module):
             assert isinstance(scorer, Scorer)
             scorer.reset_bias()
 
-    def embed(self, clips: Tensor) -> Tensor:
-        """Clips (B, 3, T, H, W) in [0, 1] → tokens (B, L·N, D), without their positions."""
-        raise NotImplementedError
-
     def encode(
         self,
-        clips: Tensor,
+        tokens: Tensor,
         keep_ratio: float | None = None,
         gumbel: Tensor | None = None,
         decisions: Sequence[Tensor] | None = None,
         exact: bool = False,
     ) -> Encoded:
-        """`clips` (B, 3, T, H, W) in [0, 1]; `keep_ratio` r in (0, 1], None for the one it was made with; 1 drops nothing.
+        """`tokens` (B, L·N, D) as they were embedded, without their positions.
 
+        `keep_ratio` r in (0, 1], None for the one it was made with; 1 drops nothing.
         Training mode: hard Gumbel decisions (`gumbel` (B, M, L·N, 2); drawn here if None), masked attention, all tokens computed.
         There the ratio is the ratio loss's business, unless `exact`: then int(rᵐ · N) of each slice are kept, noise included.
         Evaluation mode: the top int(rᵐ · N) of each slice are gathered, so that cost falls with r; under an adaptive budget all
@@ -105,9 +102,9 @@ class TubeletEncoder(nn.Module):
         ratio = self.keep_ratio if keep_ratio is None else keep_ratio
         if not 0 < ratio <= 1:
             raise UserError(f"keep ratio {ratio:g}: it must lie above 0 and at most at 1, which drops nothing")
-        tokens = self.embed(clips) + self.pos_embed
+        tokens = tokens + self.pos_embed
         if ratio >= 1 or not self.num_sparsifications:
-            everything = tokens.new_ones(len(clips), self.num_slices, self.num_patches)
+            everything = tokens.new_ones(len(tokens), self.num_slices, self.num_patches)
             tokens = self._apart(tokens)
             for block in self.blocks:
                 tokens = block(tokens)
@@ -200,12 +197,13 @@ class TubeletEncoder(nn.Module):
         return torch.lerp(self.thresholds[below], self.thresholds[below + 1], place - below)
 
     @torch.no_grad()
-    def calibrate(self, clips: Tensor) -> None:
-        """Find the adaptive budget's thresholds: with each, the mean over `clips` (B, 3, T, H, W) of the kept share is the one asked for.
+    def calibrate(self, tokens: Tensor) -> None:
+        """Find the adaptive budget's thresholds: with each, the mean kept share over clips is the one asked for.
 
+        `tokens` (B, L·N, D): of the clips, as they were embedded.
         A threshold is of the keep logit's lead over the drop logit, one for every sparsification and ratio of CALIBRATED_RATIOS.
         """
-        tokens = self.embed(clips) + self.pos_embed
+        tokens = tokens + self.pos_embed
         for row, ratio in enumerate(CALIBRATED_RATIOS):
 
             def choose(count: int, scores: Tensor, keep: Tensor, row: int = row, ratio: float = ratio) -> Tensor:

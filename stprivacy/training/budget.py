@@ -8,9 +8,9 @@ import torch
 
 from stprivacy.config import Params
 from stprivacy.data.clips import ClipViews, ShardReader
-from stprivacy.models.anonymizer import Anonymizer
 from stprivacy.models.channel import to_float
 from stprivacy.models.checkpoints import CONFIG, load_anonymizer, save_model
+from stprivacy.models.encoder import TubeletEncoder
 from stprivacy.randomness import keyed_seed
 
 NUM_CLIPS = 256
@@ -25,9 +25,10 @@ def calibrate_model(folder: Path, shards: Path, params: Params) -> None:
     if params.model.budget != "adaptive" or not params.model.num_sparsifications:
         return
     anonymizer, _ = load_anonymizer(folder)
-    assert isinstance(anonymizer, Anonymizer)  # no other kind drops anything
+    assert isinstance(anonymizer, TubeletEncoder)  # no other kind drops anything
     views = ClipViews(ShardReader(shards, "train"), params.clip, num_clips=1, num_crops=1)
     drawn = np.random.default_rng(keyed_seed("budget", params.train.seed)).permutation(len(views))[:NUM_CLIPS]
     clips = torch.stack([torch.from_numpy(views[index][0]) for index in sorted(drawn.tolist())])
-    anonymizer.calibrate(to_float(clips))
+    with torch.no_grad():
+        anonymizer.calibrate(anonymizer.embed(to_float(clips)))
     save_model(folder, anonymizer, json.loads((folder / CONFIG).read_text()))

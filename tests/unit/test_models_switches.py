@@ -144,7 +144,7 @@ def test_frame_level_attention_is_the_model_on_each_slice_by_itself():
 
 def adaptive(clips: torch.Tensor) -> Anonymizer:
     anonymizer = build(budget="adaptive").eval()
-    anonymizer.calibrate(clips)
+    anonymizer.calibrate(anonymizer.embed(clips))
     return anonymizer
 
 
