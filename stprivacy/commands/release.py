@@ -22,13 +22,15 @@ if TYPE_CHECKING:
               "Default: the registry's champion, else its candidate, else models/anonymizer here.")  # fmt: skip
 @click.option("--keep-ratio", type=float, metavar="R", help="Share that a sparsification keeps, in (0, 1]. Default: the model's own.")
 @click.option("--kept-share", type=float, metavar="S", help="The same as the share that is left in the end, r^M.")
+@click.option("--bits", type=click.FloatRange(min=0, min_open=True), metavar="B", help="Of a bounded release: what a clip can say at "
+              "most, on average. Fewer than the model's own by more noise, without training again.")  # fmt: skip
 @refused_seed
 @click.option("--crf", type=click.IntRange(0, 51), default=23, show_default=True, help="Quality of the video codec; smaller is better.")
 @click.option("--height", type=click.IntRange(min=2, max=4320), help="Enlarge the output to this height, by nearest neighbour.")
 @click.option("--force", is_flag=True, help="Overwrite what OUT holds.")
 def anonymize(
     source: Path, target: Path, named: str | None, keep_ratio: float | None, kept_share: float | None,
-    crf: int, height: int | None, force: bool,
+    bits: float | None, crf: int, height: int | None, force: bool,
 ) -> None:  # fmt: skip
     """Release the video IN, or every video of the folder IN, as OUT.
 
@@ -37,10 +39,10 @@ def anonymize(
 
     \b
     stprivacy anonymize in.mp4 out.mp4
-    stprivacy anonymize in.mov out.webm --kept-share 0.4 --height 480
+    stprivacy anonymize in.mov out.webm --bits 8 --height 480
     stprivacy anonymize recordings/ released/ --model models:/stprivacy-anonymizer@champion
     """
-    from stprivacy.release.clips import checked_keep_ratio, keep_ratio_of
+    from stprivacy.release.clips import checked_keep_ratio, keep_ratio_of, more_noise
     from stprivacy.release.model import find_model, foreign_data
     from stprivacy.release.video import Settings, format_of, opened
 
@@ -62,7 +64,9 @@ def anonymize(
     click.echo(f"model: {model.origin}, keep ratio {ratio:.4g} (kept share {share:.2f}), trained on {model.trained_on or '?'}", err=True)
     if named is None and (foreign := foreign_data(model)):
         click.echo(f"warning: {foreign}", err=True)
-    settings = Settings(ratio, crf, height)
+    if bits is not None:
+        more_noise(anonymizer, bits)  # what is wrong with it is told before a file is opened
+    settings = Settings(ratio, crf, height, bits)
     if source.is_dir():
         _folder(source, target, model, settings, force)
     else:

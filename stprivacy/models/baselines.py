@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import Painted
+from stprivacy.models.canonical import canonical_motion
 
 REFERENCE_SIDE = 48
 """Frame side in pixels for which the blur's σ is given; it grows with the frame."""
@@ -73,6 +74,13 @@ class PersonBoxes(nn.Module):
         return Painted(torch.where(boxes[:, None].bool(), self.hide(clips), clips), None)
 
 
+class CanonicalMotion(nn.Module):
+    """What moves, recentred and scaled, without colour and background: what a bounded release is made from, without any bound."""
+
+    def forward(self, clips: Tensor) -> Painted:
+        return Painted(canonical_motion(clips).picture.expand(-1, 3, -1, -1, -1), None)
+
+
 def box_blur(clips: Tensor, radius: int) -> Tensor:
     """The field's blur of person boxes: σ 10 and a kernel of 2 `radius` + 1 pixels where a frame has 112 a side, and in proportion."""
     scale = min(clips.shape[-2:]) / BOX_REFERENCE_SIDE
@@ -87,6 +95,7 @@ BASELINES: dict[str, Callable[[], nn.Module]] = {
     "blackening": lambda: PersonBoxes(torch.zeros_like),
     "strong-blur": lambda: PersonBoxes(partial(box_blur, radius=10)),
     "weak-blur": lambda: PersonBoxes(partial(box_blur, radius=6)),
+    "canonical": CanonicalMotion,
     "noise": Raw,
 }
 """`blackening`, `strong-blur` and `weak-blur` are of person boxes, `blur` of whole frames. `noise` is the raw clip

@@ -10,10 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stprivacy.config import Clip, Model
+from stprivacy.errors import UserError
 from stprivacy.models.anonymizer import Painted
 from stprivacy.models.canonical import Motion, canonical_motion
 from stprivacy.models.encoder import Encoded, TubeletEncoder
@@ -23,6 +25,8 @@ QUERIES = 4
 """Each slice is read this many times, every time with other weights over its tokens."""
 LEAST_LOG_STD, LARGEST_LOG_STD = -5.0, 2.0
 NATS_PER_BIT = math.log(2)
+DIAL = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0)
+"""Standard deviations of additional noise at which the mean rate is known; between two of them it is interpolated."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ class Stem(nn.Sequential):
 class CodeAnonymizer(TubeletEncoder):
     """The transformer with sparsification, a mean and a spread for the latents of each slice, and the painter."""
 
+    dial_bits: Tensor
+    """(settings of DIAL,): mean rate of training clips at each, falling; NaN until `calibrate_dial` has found it."""
+
     def __init__(self, model: Model, clip: Clip):
         super().__init__(model, clip, Stem(model.width, model.tubelet))
         self.num_latents = self.num_slices * model.latents
@@ -94,6 +101,7 @@ class CodeAnonymizer(TubeletEncoder):
         self.head_code = nn.Linear(QUERIES * model.width, 2 * model.latents)
         nn.init.normal_(self.head_code.weight, std=0.02)
         self.painter = Painter(model, clip)
+        self.register_buffer("dial_bits", torch.full((len(DIAL),), torch.nan))
 
     def forward(self, clips: Tensor, keep_ratio: float | None = None, *, noise: Tensor) -> Painted:
         """Clips (B, 3, T, S, S) in [0, 1] and standard normal `noise` (B, L·K) → what is released, before rounding.
@@ -122,6 +130,24 @@ class CodeAnonymizer(TubeletEncoder):
         mean, log_std = self.head_code(self._pooled(encoded)).float().chunk(2, -1)  # (B, L, K) each
         found = motion.found[:, None]
         return Code(mean.flatten(1) * found, log_std.flatten(1).clamp(LEAST_LOG_STD, LARGEST_LOG_STD) * found, encoded)
+
+    def calibrate_dial(self, clips: Tensor) -> None:
+        """Find the mean rate of `clips` (B, 3, T, S, S), a sample of training clips, at each setting of the dial."""
+        with torch.no_grad():
+            code = self.code(clips)
+            self.dial_bits.copy_(torch.stack([code.noisier(std).rate().mean() for std in DIAL]) / NATS_PER_BIT)
+
+    def noise_for(self, bits: float) -> float:
+        """The additional noise's standard deviation at which training clips have a mean rate of `bits`; 0 from the full rate on.
+
+        Raises UserError where the dial isn't known, and for fewer bits than it reaches.
+        """
+        known = self.dial_bits.tolist()
+        if math.isnan(known[0]):
+            raise UserError("this model doesn't know its rates at other settings; run train again, or leave the bits out")
+        if bits < known[-1]:
+            raise UserError(f"{bits:g} bits a clip: this model goes down to {known[-1]:.2g}; take more")
+        return float(np.interp(-bits, [-value for value in known], DIAL))
 
     def paint(self, latents: Tensor) -> Tensor:
         """Latents (B, L·K) → pixels (B, 3, T, S, S) in [0, 1], all colours alike."""

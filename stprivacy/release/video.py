@@ -51,6 +51,8 @@ class Settings:
     """Quality of H.264 and VP9; smaller is better and larger."""
     height: int | None = None
     """Height of the output, for eyes: enlarged by nearest neighbour. None leaves it at the released size."""
+    bits: float | None = None
+    """Mean rate of a clip, of a bounded release; None for the model's own."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def _stream(video: Video, file: BinaryIO, kind: tuple[str, str], model: ReleaseM
         for window, count in windows(frames, clip.num_frames):
             tiling = Tiling(window.shape[1], window.shape[2], clip.size)
             num_tiles = len(tiling.starts)
-            released = release_clips(model.anonymizer, model.channel, tiling.cut(window), settings.keep_ratio, noise)
+            released = release_clips(model.anonymizer, model.channel, tiling.cut(window), settings.keep_ratio, noise, settings.bits)
             bits += [] if released.bits is None else [released.bits]
             shown = writer.write(tiling.join(released.pixels)[:count], settings.height)
             num_written += count

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stprivacy.config import Clip, Model
+from stprivacy.errors import UserError
 from stprivacy.models.code import NATS_PER_BIT, Code, CodeAnonymizer
 from stprivacy.models.encoder import Encoded
 
@@ -133,3 +134,24 @@ def test_colours_of_training_change_what_is_seen_and_not_what_moves():
     anonymizer, clips = make(), moving(2)
     plain, other = anonymizer.code(clips), anonymizer.code(clips, brightness=1 - clips.mean(1, keepdim=True))
     assert not torch.allclose(plain.mean, other.mean)
+
+
+def test_the_dial_gives_training_clips_the_bits_that_are_asked_for():
+    anonymizer, clips = make(), moving(8)
+    torch.nn.init.normal_(anonymizer.head_code.weight, std=0.3)
+    anonymizer.calibrate_dial(clips)
+    code = anonymizer.code(clips)
+    full = code.rate().mean().item() / NATS_PER_BIT
+    for asked in (0.2 * full, 0.5 * full, 0.9 * full):
+        got = code.noisier(anonymizer.noise_for(asked)).rate().mean().item() / NATS_PER_BIT
+        assert got == pytest.approx(asked, rel=0.1)
+    assert anonymizer.noise_for(2 * full) == 0  # there are no more
+
+
+def test_a_dial_that_is_not_known_or_does_not_reach_so_far_is_a_line():
+    anonymizer = make()
+    with pytest.raises(UserError, match="doesn't know its rates"):
+        anonymizer.noise_for(3.0)
+    anonymizer.calibrate_dial(moving(8))
+    with pytest.raises(UserError, match="1e-09 bits a clip: this model goes down to"):
+        anonymizer.noise_for(1e-9)

@@ -100,3 +100,15 @@ def test_a_bounded_release_says_its_bits_and_another_has_none(at_home):
     at_home.unlink()
     assert release_clips(tubelets, CHANNEL, clips()).bits is None
     assert not at_home.exists()  # its noise is new each time
+
+
+def test_fewer_bits_are_a_noisier_release_of_the_same_model():
+    anonymizer = make()
+    anonymizer.calibrate_dial(moving(8, CLIP))
+    full = release_clips(anonymizer, CHANNEL, clips())
+    fewer = release_clips(anonymizer, CHANNEL, clips(), bits=0.5 * float(full.bits.mean()))
+    assert (fewer.bits < full.bits).all()
+    assert not np.array_equal(fewer.pixels, full.pixels)
+    tubelets = Anonymizer(MODEL.model_copy(update={"release": "tubelets"}), CLIP).eval()
+    with pytest.raises(UserError, match="4 bits: nothing bounds what this model releases"):
+        release(tubelets, CHANNEL, clips(), bits=4.0)
