@@ -29,7 +29,7 @@ rows:
 """
 
 
-PARAMS = (ROOT / "params/vp-synth-tiny.yaml").read_text().replace("methods: [stprivacy-tubelets]", "methods: [unet]")
+PARAMS = (ROOT / "params/vp-synth-tiny.yaml").read_text().replace("methods: []", "methods: [unet]")
 
 
 @pytest.fixture

@@ -147,7 +147,6 @@ def test_what_an_earlier_experiment_left_is_in_no_table_and_named_on_stderr(resu
         f"{copy}/evaluate/downsample-2: left out, neither evaluate.methods nor baselines.methods of params.yaml names it",
         f"{copy}/evaluate/stprivacy: left out, judged with 2 of attackers' seeds, evaluate.seeds of params.yaml has 1",
         f"{copy}/evaluate/unet: left out, judged on weizmann, params.yaml has vp-synth-tiny",
-        f"{copy}/evaluate/stprivacy-tubelets: not judged yet",
     ]
     page = io.StringIO()
     report.show(copy, Console(file=page, width=200))

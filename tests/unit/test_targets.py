@@ -15,7 +15,7 @@ from stprivacy.training.task import Batch
 
 @pytest.fixture
 def params(project_root):
-    return load_params(project_root / "params/vp-synth.yaml")
+    return load_params(project_root / "params/vp-synth-bounded.yaml")
 
 
 @pytest.fixture
