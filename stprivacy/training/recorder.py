@@ -168,8 +168,8 @@ class Recorder:
         if progress.phase != phase.name:
             return 0
         phase.anonymizer.load(checkpoint / "anonymizer-player")
-        device = next(phase.game.networks.anonymizer.parameters()).device
         if phase.name == "game":
+            device = next(phase.game.networks.anonymizer.parameters()).device
             phase.game.load(torch.load(checkpoint / "remembered.pt", device, weights_only=True))
         if phase.adversary and isinstance(phase.game, Game):
             phase.adversary.load(checkpoint / "adversary-player")

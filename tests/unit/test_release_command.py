@@ -384,7 +384,7 @@ def release(*arguments):
         time.sleep(600)
     return original(*arguments)
 
-calls, original, video.release = 0, video.release, release
+calls, original, video.release_clips = 0, video.release_clips, release
 main()
 """
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 from stprivacy.config import load_params
 from stprivacy.training.recorder import Progress, Recorder
@@ -41,7 +42,9 @@ def restored(project_root, tmp_path):
         recorder = Recorder(params, 0, 1, lambda write, metrics: None, None, track_steps)
         recorder.run = server
         player = SimpleNamespace(load=lambda folder: None)
-        assert recorder.restore(SimpleNamespace(name=phase, anonymizer=player, adversary=None), tmp_path) == 2
+        game = SimpleNamespace(load=lambda state: None, networks=SimpleNamespace(anonymizer=torch.nn.Linear(1, 1)))
+        torch.save({}, tmp_path / "remembered.pt")
+        assert recorder.restore(SimpleNamespace(name=phase, game=game, anonymizer=player, adversary=None), tmp_path) == 2
         return server.sent
 
     return call
