@@ -123,6 +123,7 @@ def test_every_stage_is_a_finished_run_with_its_figures_in_mlflow(repro):
     metrics = json.loads((project.folder / "results" / "evaluate" / "stprivacy" / "metrics.json").read_text())
     privacy = metrics["privacy"]
     expected = {"action_top1": metrics["action"]["top1"], "privacy_cmap": privacy["cmap"], "privacy_f1": privacy["f1"]}
+    expected["raw_trained_action_top1"] = metrics["action_raw_trained"]["top1"]
     assert figures == pytest.approx(expected | ({} if metrics["leak_removed"] is None else {"leak_removed": metrics["leak_removed"]}))
     assert losses == [(step,) for step in range(6)]  # the game's
 
