@@ -58,7 +58,7 @@ def write_results(judgement: Judgement, params: Params, folder: Path, raw_metric
     if frames:
         raw_frames = of_raw["frame_level"]["cmap"] if of_raw else None
         metrics["frame_level"] = frame_level_figures(frames, judgement.released[main], groups_of(judgement.shards, "test"), raw_frames)
-    metrics["rate"] = _rate(points, judgement.released[main], groups_of(judgement.shards, "test"), released.attributes)
+    metrics["rate"] = _rate(points, judgement.released[main], groups_of(judgement.shards, "test"), params.dataset.kind == "vp-synth")
     write_csv(folder / "points.csv", test.action_task.named(POINT_COLUMNS), rows)
     write_csv(folder / "curves.csv", CURVE_COLUMNS, _curves(judgement))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -95,15 +95,15 @@ def _mean_bits(released: Released) -> float | None:
     return None if bits is None else float(bits.mean())
 
 
-def _rate(points: list[Point], released: Released, groups: np.ndarray, attributes: tuple[str, ...]) -> dict[str, Any] | None:
-    """`rate` of metrics.json; None where nothing bounds what a release says."""
+def _rate(points: list[Point], released: Released, groups: np.ndarray, independent: bool) -> dict[str, Any] | None:
+    """`rate` of metrics.json; None where nothing bounds what a release says. `independent`: attributes are so of the action by design."""
     bits, test = released.bits("test"), released.labels("test")
     if bits is None:
         return None
-    # Where clips have several actions none of the rate is put down to them: the ceiling is a loose one.
-    known = points[0].action.test if test.actions.ndim == 1 else None
-    about_action = 0.0 if known is None else action_information(known, test.actions, known.shape[1])
-    return rate_figures(bits, about_action, test.present, groups, attributes)
+    # Elsewhere a bit may be of the action and of an attribute at once: none is put down to the action, and the ceiling is a looser one.
+    known = points[0].action.test
+    about_action = action_information(known, test.actions, known.shape[1]) if independent else 0.0
+    return rate_figures(bits, about_action, test.present, groups, released.attributes)
 
 
 def _metrics(

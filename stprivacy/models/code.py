@@ -116,7 +116,6 @@ class CodeAnonymizer(TubeletEncoder):
         keep_ratio: float | None = None,
         gumbel: Tensor | None = None,
         decisions: Sequence[Tensor] | None = None,
-        exact: bool = False,
         brightness: Tensor | None = None,
     ) -> Code:
         """The latents of clips (B, 3, T, S, S) in [0, 1]; all else as in `TubeletEncoder.encode`.
@@ -126,7 +125,7 @@ class CodeAnonymizer(TubeletEncoder):
         """
         motion = canonical_motion(clips)
         tokens = self._embed(clips, motion, brightness)
-        encoded = self.encode(tokens, keep_ratio, gumbel, decisions, exact)
+        encoded = self.encode(tokens, keep_ratio, gumbel, decisions)
         mean, log_std = self.head_code(self._pooled(encoded)).float().chunk(2, -1)  # (B, L, K) each
         found = motion.found[:, None]
         return Code(mean.flatten(1) * found, log_std.flatten(1).clamp(LEAST_LOG_STD, LARGEST_LOG_STD) * found, encoded)

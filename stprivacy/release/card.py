@@ -68,7 +68,7 @@ def _what(entry: Entry) -> str:
         f"Clips of {clip['num_frames']} × {clip['size']} × {clip['size']} in (`frame_step` {clip['frame_step']} of a video), "
         f"released clips {'of brightness alone ' if channel.get('grey') else ''}out."
     )
-    if model.get("release") == "code":
+    if _is_bounded(entry):
         num_latents = clip["num_frames"] // model["tubelet"][0] * model["latents"]
         looked_at = f"Keep ratio {entry.keep_ratio:.4g}: a share of {entry.kept_share:.2f} of the tubelets is looked at to the end."
         drawn = f"Each is painted from {num_latents} noisy latents and nothing else{_bits(entry)}"
@@ -83,6 +83,10 @@ def _what(entry: Entry) -> str:
     )
 
 
+def _is_bounded(entry: Entry) -> bool:
+    return bool(config_at(entry.folder)["model"].get("release") == "code")
+
+
 def _bits(entry: Entry) -> str:
     bits = entry.figures.get("bits")
     return "." if bits is None else f": {bits:.1f} bits a clip, which bounds what anybody can learn from it, on average over clips."
@@ -91,7 +95,10 @@ def _bits(entry: Entry) -> str:
 def _how(entry: Entry, evidence: Evidence, params: Params) -> str:
     task = task_of(entry.figures)
     counts = ", ".join(f"{evidence.num_videos.get(split, 0)} {split}" for split in ("train", "val", "test"))
-    left_out = {"reidentification", *(() if entry.kept_share < 1 else ("mask",))}  # the first is told apart, and doesn't count
+    bounded = _is_bounded(entry)
+    left_out = {"reidentification"}  # told apart, and doesn't count
+    left_out |= {"mask"} if bounded or entry.kept_share == 1 else set()
+    left_out |= set() if bounded else {"latents"}
     beside = [name for name in params.evaluate.attack.extra if name not in left_out]
     kinds = ", ".join(f"privacy-{kind}" for kind in params.evaluate.attack.kinds) + ("; beside them " if beside else "") + ", ".join(beside)
     if entry.spread:
@@ -139,7 +146,7 @@ def _limits(entry: Entry, evidence: Evidence, params: Params) -> str:
         "The figures hold for these attackers on this data. They prove nothing about stronger attackers or other footage.",
         f"They are of clips {pixels}; of other keep ratios they say nothing.",
         "Bits add up over the clips of one person, and over releases of one clip by other settings or under another key."
-        if "bits" in entry.figures
+        if _is_bounded(entry)
         else "Each release draws its noise anew, and several releases of one clip can be averaged: release a clip once.",
     ]
     if params.dataset.kind == "vp-synth":

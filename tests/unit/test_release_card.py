@@ -1,5 +1,7 @@
 """What a version's card says of its model and of who judged it, and when two versions' figures can be compared."""
 
+import json
+
 import pytest
 
 from stprivacy.config import Channel, load_params
@@ -50,3 +52,18 @@ def test_figures_behind_a_codec_are_not_comparable_with_others(tmp_path, params)
     shards = write_dataset(tmp_path, noise_clips(sizes), *random_labels(sizes))
     coded = params.model_copy(update={"channel": params.channel.model_copy(update={"codec_crf": 23})})
     assert judged_on(coded, shards) != judged_on(params, shards)
+
+
+def test_a_bounded_release_says_its_bits_and_names_the_attackers_that_it_had(tmp_path, params):
+    extra = params.evaluate.attack.model_copy(update={"extra": ("mask", "latents")})
+    params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"attack": extra})})
+    bounded, tubelets = MODEL.model_copy(update={"release": "code", "identity_start": False}), MODEL
+    texts = []
+    for name, model in (("bounded", bounded), ("tubelets", tubelets)):
+        (tmp_path / name).mkdir()
+        sections = {"model": model, "channel": params.channel, "clip": CLIP}
+        config = {section: found.model_dump(mode="json") for section, found in sections.items()}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        texts.append(card_of(tmp_path / name, params, kept_share=0.5))
+    assert "0.6 bits a clip" in texts[0] and "beside them latents)" in texts[0] and "Bits add up" in texts[0]
+    assert "bits a clip" not in texts[1] and "beside them mask)" in texts[1] and "release a clip once" in texts[1]

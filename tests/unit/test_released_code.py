@@ -88,5 +88,7 @@ def test_a_judgement_has_the_rate_and_attackers_on_latents(shards, model, tmp_pa
     assert rate["interval"][0] <= rate["bits_per_clip"] <= rate["interval"][1] <= rate["bits_largest"]
     assert rate["ceiling"].keys() == metrics["privacy"]["ap"].keys()
     assert all(0.5 <= value <= 1 for value in rate["ceiling"].values())
+    elsewhere = params.model_copy(update={"dataset": params.dataset.model_copy(update={"kind": "folder"})})
+    assert write_results(found, elsewhere, tmp_path / "elsewhere", None)["rate"]["bits_of_action"] == 0  # a bit may be of both there
     header, first, *_ = (tmp_path / "results/points.csv").read_text().splitlines()
     assert float(first.split(",")[header.split(",").index("bits")]) == pytest.approx(rate["bits_per_clip"])
